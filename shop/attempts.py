@@ -1,0 +1,71 @@
+"""The attempts log, and the one seam at which faults enter.
+
+Attempts are recorded apart from effects: what was *tried* stays visible where an idempotency key made it harmless.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+
+from shop.faults import FaultPlan
+from shop.storage import Database
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS attempts (
+    step     TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    attempt  INTEGER NOT NULL,
+    outcome  TEXT NOT NULL,  -- 'started', then 'ok' or the name of the error; a killed attempt stays 'started'
+    pid      INTEGER NOT NULL,
+    at       TEXT NOT NULL,  -- UTC, ISO 8601
+    PRIMARY KEY (step, order_id, attempt)
+);
+"""
+
+
+class Attempts:
+    """Counts and records the attempts at one service, and lets the planned faults strike."""
+
+    def __init__(self, database: Database, faults: FaultPlan) -> None:
+        """Use the attempts table of `database`."""
+        self._database = database
+        self._faults = faults
+
+    @contextmanager
+    def attempt(self, step: str, order_id: str) -> Iterator[None]:
+        """Record one attempt around the effect in the `with` block, struck by its planned fault.
+
+        Raises:
+            ShopError: what the effect or the fault raises, recorded first.
+        """
+        number = self._start(step, order_id)
+        fault = self._faults.fault_for(step, order_id, number)
+        try:
+            fault.before_effect()
+            yield
+            fault.after_effect()
+        except Exception as error:
+            self._close(step, order_id, number, type(error).__name__)
+            raise
+        self._close(step, order_id, number, "ok")
+
+    def _start(self, step: str, order_id: str) -> int:
+        with self._database.transaction() as connection:
+            (number,) = connection.execute(
+                "SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE step = ? AND order_id = ?", (step, order_id)
+            ).fetchone()
+            connection.execute(
+                "INSERT INTO attempts (step, order_id, attempt, outcome, pid, at) VALUES (?, ?, ?, 'started', ?, ?)",
+                (step, order_id, number, os.getpid(), datetime.now(timezone.utc).isoformat()),
+            )
+        return int(number)
+
+    def _close(self, step: str, order_id: str, number: int, outcome: str) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE attempts SET outcome = ? WHERE step = ? AND order_id = ? AND attempt = ?",
+                (outcome, step, order_id, number),
+            )

@@ -1,0 +1,155 @@
+"""Faults made to order: the same for every version and process, because the shop's attempt numbers decide.
+
+A plan is written as `process_payment:unavailable*2,send_confirmation:lost_reply` or `random(0.1,7)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+
+from shop.errors import ReplyLost, ServiceUnavailable
+
+STEPS = (
+    "validate_inventory",
+    "process_payment",
+    "update_inventory",
+    "send_confirmation",
+    "refund_payment",
+    "restore_inventory",
+)
+MAX_SLOW_SECONDS = 3600
+
+_FAULT = re.compile(
+    r"(?P<step>[a-z_]+):(?P<kind>unavailable|lost_reply|crash_before|crash_after|slow\((?P<seconds>[0-9.]+)\))"
+    r"(\*(?P<times>inf|[0-9]+))?"
+)
+_RANDOM = re.compile(r"random\((?P<rate>[0-9.]+),(?P<seed>[0-9]+)\)")
+
+
+class InvalidFaultSpec(ValueError):
+    """A fault plan that cannot be read; the message says which part and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong in one attempt; by default nothing."""
+
+    kind: str = "none"
+    seconds: float = 0.0
+
+    def before_effect(self) -> None:
+        """Do what the fault does before the service acts.
+
+        Raises:
+            ServiceUnavailable: for `unavailable`.
+        """
+        if self.kind == "unavailable":
+            raise ServiceUnavailable("the service is unavailable")
+        if self.kind == "slow":
+            time.sleep(self.seconds)
+        if self.kind == "crash_before":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after_effect(self) -> None:
+        """Do what the fault does when the effect is committed and the reply is on its way.
+
+        Raises:
+            ReplyLost: for `lost_reply`.
+        """
+        if self.kind == "lost_reply":
+            raise ReplyLost("no reply in time; the call may have taken effect")
+        if self.kind == "crash_after":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class PlannedFault:
+    """One part of a plan: `fault` strikes `times` attempts of `step` for each order."""
+
+    step: str
+    fault: Fault
+    times: float
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """Which fault strikes which attempt. A plan holds no state: it may be asked in any process, at any time."""
+
+    planned: tuple[PlannedFault, ...] = ()
+    random_rate: float = 0.0
+    random_seed: int = 0
+
+    def fault_for(self, step: str, order_id: str, attempt: int) -> Fault:
+        """Return what strikes this attempt, counted from 1."""
+        earlier = 0.0
+        for part in self.planned:
+            if part.step == step:
+                earlier += part.times
+                if attempt <= earlier:
+                    return part.fault
+        return self._random_fault(step, order_id, attempt)
+
+    def _random_fault(self, step: str, order_id: str, attempt: int) -> Fault:
+        digest = hashlib.sha256(f"{self.random_seed}/{order_id}/{step}/{attempt}".encode()).digest()
+        if int.from_bytes(digest[:8], "big") / 2**64 >= self.random_rate:
+            return Fault()
+        return Fault("unavailable" if digest[8] % 2 else "lost_reply")
+
+
+def parse_faults(spec: str) -> FaultPlan:
+    """Read a fault plan; an empty one means that nothing goes wrong.
+
+    Raises:
+        InvalidFaultSpec: if it cannot be read, or if a part could never strike.
+    """
+    spec = spec.strip()
+    if not spec:
+        return FaultPlan()
+    if spec.startswith("random"):
+        return _parse_random(spec)
+    planned: list[PlannedFault] = []
+    for part in spec.split(","):
+        fault = _parse_planned(part.strip())
+        if any(earlier.step == fault.step and earlier.times == math.inf for earlier in planned):
+            raise InvalidFaultSpec(f"{part!r}: never strikes, because the fault before it strikes every attempt")
+        planned.append(fault)
+    return FaultPlan(tuple(planned))
+
+
+def _parse_random(spec: str) -> FaultPlan:
+    match = _RANDOM.fullmatch(spec.replace(" ", ""))
+    rate = _number(match["rate"]) if match else math.nan
+    if not match or not 0 <= rate <= 1:
+        raise InvalidFaultSpec(f"{spec!r}: must read random(RATE,SEED), RATE from 0 to 1 and SEED a whole number")
+    return FaultPlan(random_rate=rate, random_seed=int(match["seed"]))
+
+
+def _parse_planned(part: str) -> PlannedFault:
+    match = _FAULT.fullmatch(part)
+    if not match:
+        raise InvalidFaultSpec(
+            f"{part!r}: must read STEP:FAULT or STEP:FAULT*N, FAULT one of "
+            "unavailable, lost_reply, slow(SECONDS), crash_before, crash_after"
+        )
+    if match["step"] not in STEPS:
+        raise InvalidFaultSpec(f"{part!r}: the step must be one of {', '.join(STEPS)}")
+    seconds = _number(match["seconds"] or "0")
+    if not 0 <= seconds <= MAX_SLOW_SECONDS:
+        raise InvalidFaultSpec(f"{part!r}: SECONDS must be a number from 0 to {MAX_SLOW_SECONDS}")
+    times = _number(match["times"] or "1")
+    if times < 1:
+        raise InvalidFaultSpec(f"{part!r}: N must be at least 1, or inf")
+    return PlannedFault(match["step"], Fault(match["kind"].partition("(")[0], seconds), times)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,6 +1,6 @@
 """Start a local Temporal server with its UI, for development: no Docker, no download, state kept in a file.
 
-    python run_server.py [--port 7233] [--ui-port 8233] [--db FILE]
+python run_server.py [--port 7233] [--ui-port 8233] [--db FILE]
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def refuse_taken(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise Refused(f"port {port} cannot be used ({error.strerror}); is a server running? else take --port") from error
+            raise Refused(
+                f"port {port} cannot be used ({error.strerror}); is a server running? else take --port"
+            ) from error
 
 
 def main() -> int:
@@ -94,7 +96,7 @@ def main() -> int:
         print(f"run_server: {error}", file=sys.stderr)
         return 1
     print(f"Temporal server at {HOST}:{arguments.port}, UI at http://localhost:{ui_port}", file=sys.stderr, flush=True)
-    os.execv(command[0], command)
+    return os.execv(command[0], command)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Serve the task queue: run order workflows and their steps, on the shop in the data directory.
 
-    python run_worker.py [--data DIR] [--faults SPEC]
+python run_worker.py [--data DIR] [--faults SPEC]
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ async def register_order_status(client: Client) -> None:
             raise NoConnection(f"the search attribute {name} is there, but is no Keyword; remove it first")
     except RPCError as error:
         raise NoConnection(
-            f"the search attribute {name} cannot be registered from here ({error.message}); somebody who may has to run:"
+            f"the search attribute {name} cannot be registered from here ({error.message}); somebody who may must run:"
             f" temporal operator search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
         ) from error
 

@@ -1,6 +1,6 @@
 """Start orders as workflows, or attach to those that run or ran, and print how they end.
 
-    python run_workflow.py [ORDERS] [--concurrency N] [--no-wait]
+python run_workflow.py [ORDERS] [--concurrency N] [--no-wait]
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from pathlib import Path
 
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -121,9 +120,16 @@ async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> l
 
     tasks = [asyncio.create_task(run_and_report(order)) for order in orders]
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, lambda: [task.cancel() for task in tasks])
+        asyncio.get_running_loop().add_signal_handler(signal_number, interrupt, tasks)
     await asyncio.gather(*tasks)
     return outcomes
+
+
+def interrupt(tasks: list[asyncio.Task[None]]) -> None:
+    """Stop waiting for the orders; those that were started go on."""
+    logger.info("interrupted; orders that were started go on. To attach again, run the same command again")
+    for task in tasks:
+        task.cancel()
 
 
 async def warn_if_nobody_listens(client: Client) -> None:
@@ -136,7 +142,9 @@ async def warn_if_nobody_listens(client: Client) -> None:
         )
     )
     if not answer.pollers:
-        logger.warning("no worker listens on task queue %s; start one: python run_worker.py. Orders wait for it.", TASK_QUEUE)
+        logger.warning(
+            "no worker listens on task queue %s; start one: python run_worker.py. Orders wait for it.", TASK_QUEUE
+        )
 
 
 def show_progress(done: int, total: int) -> None:
@@ -167,8 +175,6 @@ def main() -> int:
         return 1
     counts = Counter(outcome.status.value for outcome in outcomes)
     logger.info("%d orders: %s", len(outcomes), ", ".join(f"{number} {status}" for status, number in counts.items()))
-    if counts[Status.UNKNOWN.value]:
-        logger.info("to attach again, run the same command again")
     return 0 if all(outcome.is_settled for outcome in outcomes) else 1
 
 

@@ -94,7 +94,9 @@ def describe(ledger: Ledger) -> str:
         ]
         lines += [f"  void     {void.step}" for void in ledger.voids if void.order_id == order_id]
         blocks.append("\n".join(lines))
-    moved = [f"  {sku}: {stock.initial} -> {stock.now}" for sku, stock in ledger.stock.items() if stock.now != stock.initial]
+    moved = [
+        f"  {sku}: {stock.initial} -> {stock.now}" for sku, stock in ledger.stock.items() if stock.now != stock.initial
+    ]
     return "\n".join([*blocks, "stock that moved", *(moved or ["  none"])])
 
 

@@ -47,7 +47,9 @@ def read_customers(path: Path) -> list[Customer]:
     Raises:
         InvalidCatalogue: if the file or a row in it is not usable.
     """
-    return [(customer_id, name, email) for _, (customer_id, name, email) in _rows(path, ("customer_id", "name", "email"))]
+    return [
+        (customer_id, name, email) for _, (customer_id, name, email) in _rows(path, ("customer_id", "name", "email"))
+    ]
 
 
 def _rows(path: Path, columns: tuple[str, str, str]) -> Iterator[tuple[str, list[str]]]:

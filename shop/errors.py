@@ -1,18 +1,18 @@
 """What the shop can answer instead of yes. The class alone decides whether another attempt makes sense.
 
-    ShopError
-    ├── TransientError            another attempt may succeed
-    │   ├── ServiceUnavailable    refused before any effect
-    │   └── ReplyLost             a time-out: the effect may or may not have happened
-    └── PermanentError            another attempt gets the same answer
-        ├── Refusal               a business "no": the order is rejected
-        │   ├── PaymentDeclined
-        │   ├── UnknownPaymentToken
-        │   ├── UnknownProduct
-        │   ├── OutOfStock
-        │   └── OrderVoided
-        ├── OrderConflict         the order id is taken by an order with other content
-        └── UnknownCustomer       nobody to send a confirmation to
+ShopError
+├── TransientError            another attempt may succeed
+│   ├── ServiceUnavailable    refused before any effect
+│   └── ReplyLost             a time-out: the effect may or may not have happened
+└── PermanentError            another attempt gets the same answer
+    ├── Refusal               a business "no": the order is rejected
+    │   ├── PaymentDeclined
+    │   ├── UnknownPaymentToken
+    │   ├── UnknownProduct
+    │   ├── OutOfStock
+    │   └── OrderVoided
+    ├── OrderConflict         the order id is taken by an order with other content
+    └── UnknownCustomer       nobody to send a confirmation to
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ class UnknownCustomer(PermanentError):
 def _leaf_names(error_type: type[ShopError]) -> tuple[str, ...]:
     """Return the names of all classes below `error_type`, which is what Temporal's retry policies match."""
     return tuple(
-        name
-        for subclass in error_type.__subclasses__()
-        for name in (subclass.__name__, *_leaf_names(subclass))
+        name for subclass in error_type.__subclasses__() for name in (subclass.__name__, *_leaf_names(subclass))
     )
 
 

@@ -134,6 +134,7 @@ class Inventory:
             connection.execute("DELETE FROM products")
             _insert_products(connection, products)
 
+
 def _sale_of(connection: sqlite3.Connection, order: Order, key: str) -> str | None:
     """Return `key` if the order has taken its items under it.
 

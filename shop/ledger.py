@@ -98,9 +98,7 @@ def read_ledger(shop: Shop) -> Ledger:
         attempts = _attempts(connection)
     with shop.payments.database.transaction() as connection:
         charges = tuple(
-            Charge(
-                row["order_id"], row["transaction_id"], row["amount_cents"], row["currency"], bool(row["refunded"])
-            )
+            Charge(row["order_id"], row["transaction_id"], row["amount_cents"], row["currency"], bool(row["refunded"]))
             for row in connection.execute("SELECT * FROM charges")
         )
         voids += [Void(row["order_id"], "refund_payment") for row in connection.execute("SELECT * FROM voids")]

@@ -206,9 +206,7 @@ def _integer(document: dict[str, object], name: str, least: int, most: int, wher
     value = _field(document, name, where)
     # JSON's true is an int to Python, and 1.0 is equal to 1: neither is a quantity.
     if type(value) is not int or not least <= value <= most:
-        raise InvalidOrder(
-            f"{_path(where, name)}: must be a whole number from {least} to {most}, not {_shown(value)}"
-        )
+        raise InvalidOrder(f"{_path(where, name)}: must be a whole number from {least} to {most}, not {_shown(value)}")
     return value
 
 

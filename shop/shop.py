@@ -89,7 +89,9 @@ def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = T
     """Add `--data` and, unless told otherwise, `--faults`."""
     parser.add_argument("--data", metavar="DIR", help="data directory (default: $SHOP_DATA, else ./data)")
     if with_faults:
-        parser.add_argument("--faults", metavar="SPEC", help="fault plan, see README (default: $SHOP_FAULTS, else none)")
+        parser.add_argument(
+            "--faults", metavar="SPEC", help="fault plan, see README (default: $SHOP_FAULTS, else none)"
+        )
 
 
 def read_shop_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> ShopOptions:

@@ -73,7 +73,7 @@ class Database:
 
 @contextmanager
 def _one_process(lock: Path) -> Iterator[None]:
-    """Hold a file lock: `PRAGMA journal_mode` on a fresh file fails at once, whatever the busy time-out, if two try it."""
+    """Hold a file lock: two that set `journal_mode` on a fresh file at once fail, whatever the busy time-out."""
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

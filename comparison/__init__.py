@@ -1,0 +1,1 @@
+"""The judge: the same faults and kills through both versions, and what the ledgers say afterwards."""

@@ -1,0 +1,186 @@
+"""The supervisor: real processes on free ports and in folders of their own, started, killed by id, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client
+
+from connection import NoConnection, connect
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_TIMEOUT_SECONDS = 30.0
+STOP_TIMEOUT_SECONDS = 20.0
+POLL_SECONDS = 0.05
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without any `TEMPORAL_*` or `SHOP_*` setting, and with `settings`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "SHOP_"))}
+    # An empty profile file: the user's own must not decide where we connect to.
+    return {**inherited, "TEMPORAL_CONFIG_FILE": os.devnull, "PYTHONUNBUFFERED": "1", **settings}
+
+
+def free_port() -> int:
+    """Return a port that is free on 127.0.0.1, as is the one 1000 above it, where the UI goes."""
+    while True:
+        with socket.socket() as probe, socket.socket() as ui_probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            try:
+                ui_probe.bind(("127.0.0.1", port + 1000))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+async def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
+    """Wait until `condition` holds.
+
+    Raises:
+        TimeoutError: if it does not in time, naming `what` was waited for.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            raise TimeoutError(f"waited {timeout_seconds:.0f} s in vain: {what}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+class Program:
+    """One of the repository's programs as a process. Its output goes to `<log>.out` and `<log>.err`, appended to."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        """Describe the process; `start` starts it."""
+        self.output, self.errors = log.with_suffix(".out"), log.with_suffix(".err")
+        self.arguments = arguments
+        self.environment = dict(environment)
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, or start it again."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with self.output.open("ab") as output, self.errors.open("ab") as errors:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *self.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                cwd=ROOT,
+                env=self.environment,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        assert self.process is not None, "start it first"
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it was started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
+    async def wait(self, timeout_seconds: float | None = None) -> int:
+        """Wait for its end; return the exit status, or minus the signal that killed it."""
+        assert self.process is not None, "start it first"
+        return await asyncio.wait_for(self.process.wait(), timeout_seconds)
+
+    async def run(self, timeout_seconds: float = 120.0) -> int:
+        """Start it and wait for its end."""
+        await self.start()
+        return await self.wait(timeout_seconds)
+
+    def signal(self, signal_number: int) -> None:
+        """Send it a signal, if it is still there."""
+        if self.is_running and self.process is not None:
+            self.process.send_signal(signal_number)
+
+    async def kill(self) -> None:
+        """Kill it with SIGKILL: it gets no chance to clean up."""
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
+    async def stop(self) -> None:
+        """Ask it to stop; kill it if it does not."""
+        if not self.is_running:
+            return
+        self.signal(signal.SIGTERM)
+        try:
+            await self.wait(STOP_TIMEOUT_SECONDS)
+        except asyncio.TimeoutError:
+            await self.kill()
+
+    def lines(self) -> list[str]:
+        """Return what it wrote to standard output so far, over all its starts."""
+        return self.output.read_text().splitlines()
+
+
+class Server(Program):
+    """A Temporal server with its state in a file: what was killed and is started again goes on."""
+
+    def __init__(self, directory: Path) -> None:
+        """Choose a free port; keep state and log in `directory`."""
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.ui = f"http://127.0.0.1:{self.port + 1000}"
+        super().__init__(
+            directory / "server",
+            clean_environment(),
+            "run_server.py",
+            f"--port={self.port}",
+            f"--db={directory / 'temporal.sqlite3'}",
+        )
+
+    async def start(self) -> None:
+        """Start it and wait until it serves."""
+        await super().start()
+        await self.client()
+
+    def settings(self, namespace: str = "default") -> dict[str, str]:
+        """Return the environment that makes a program connect here."""
+        return clean_environment(TEMPORAL_ADDRESS=self.address, TEMPORAL_NAMESPACE=namespace)
+
+    async def add_namespace(self, namespace: str) -> None:
+        """Make a namespace: workers and orders in different ones do not see each other."""
+        client = await self.client()
+        await client.workflow_service.register_namespace(
+            RegisterNamespaceRequest(namespace=namespace, workflow_execution_retention_period=Duration(seconds=86_400))
+        )
+
+    async def client(self, namespace: str = "default") -> Client:
+        """Connect, as soon as the server lets us."""
+        deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_SECONDS
+        while True:
+            try:
+                return await connect(self.settings(namespace))
+            except NoConnection:
+                if not self.is_running or asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(POLL_SECONDS)
+
+
+class Worker(Program):
+    """A worker on a server, with a shop."""
+
+    def __init__(self, log: Path, settings: Mapping[str, str], data: Path, faults: str = "") -> None:
+        """Serve the shop in `data`, on the server and namespace that `settings` name."""
+        super().__init__(log, settings, "run_worker.py", f"--data={data}", f"--faults={faults}")
+
+    async def start(self) -> None:
+        """Start it and wait until it serves."""
+        served_before = self._times_served()
+        await super().start()
+        await wait_until(lambda: self._times_served() > served_before or not self.is_running, "worker serves")
+
+    def _times_served(self) -> int:
+        return self.errors.read_text().count("serving task queue") if self.errors.exists() else 0

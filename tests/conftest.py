@@ -1,0 +1,134 @@
+"""Shops, servers, workers and orders of the tests: real ones, on free ports and in folders of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from comparison.processes import Program, Server, Worker
+from shop.ledger import Ledger, read_ledger
+from shop.orders import SAMPLE_ORDER, Order
+from shop.shop import Shop
+
+NORTHWIND = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "northwind"
+
+
+def make_order(order_id: str = "1", **changes: object) -> Order:
+    """Return the sample order with another id, and with `changes`."""
+    return replace(SAMPLE_ORDER, order_id=order_id, **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def write_orders(path: Path, *orders: Order) -> Path:
+    """Write a JSON Lines file."""
+    path.write_text("".join(json.dumps(asdict(order)) + "\n" for order in orders))
+    return path
+
+
+def ledger_of(data: Path) -> Ledger:
+    """Read what happened in the shop in `data`."""
+    shop = Shop(data)
+    try:
+        return read_ledger(shop)
+    finally:
+        shop.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("TEMPORAL_", "SHOP_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    """Open a fresh shop with the built-in catalogue, in which nothing goes wrong."""
+    opened = Shop(tmp_path / "shop")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """Run one Temporal server for the whole session; `stage` gives each test a namespace of its own."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@dataclass
+class Stage:
+    """A namespace on a server, a data directory, and the programs that a test starts on them."""
+
+    server: Server
+    namespace: str
+    client: Client
+    directory: Path
+    started: list[Program] = field(default_factory=list)
+
+    @property
+    def data(self) -> Path:
+        """Return the shop's data directory."""
+        return self.directory / "shop"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the environment of the programs."""
+        return self.server.settings(self.namespace)
+
+    async def start_worker(self, faults: str = "") -> Worker:
+        """Start a worker and wait until it serves."""
+        worker = Worker(self.directory / f"worker-{len(self.started)}", self.settings, self.data, faults)
+        self.started.append(worker)
+        await worker.start()
+        return worker
+
+    def starter(self, *orders: Order) -> Program:
+        """Return the starter for a file of `orders`, not yet started."""
+        path = write_orders(self.directory / f"orders-{len(self.started)}.jsonl", *orders)
+        program = Program(self.directory / f"starter-{len(self.started)}", self.settings, "run_workflow.py", str(path))
+        self.started.append(program)
+        return program
+
+    async def run_orders(self, *orders: Order) -> tuple[int, dict[str, str]]:
+        """Run the starter to its end; return its exit status and the status that it printed for each order."""
+        starter = self.starter(*orders)
+        status = await starter.run()
+        return status, {line.split("\t")[0]: line.split("\t")[1] for line in starter.lines()}
+
+    def ledger(self) -> Ledger:
+        """Read what happened in the shop."""
+        return ledger_of(self.data)
+
+
+async def make_stage(server: Server, directory: Path) -> Stage:
+    """Make a stage with a namespace of its own."""
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
+    await server.add_namespace(namespace)
+    return Stage(server, namespace, await server.client(namespace), directory)
+
+
+@pytest.fixture
+async def stage(server: Server, tmp_path: Path) -> AsyncIterator[Stage]:
+    """Give a test a namespace of its own on the session's server; stop afterwards what it started."""
+    made = await make_stage(server, tmp_path)
+    yield made
+    for program in made.started:
+        await program.kill() if program.is_running else None
+
+
+@pytest.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[Server]:
+    """Run a server that the test may kill."""
+    running = Server(tmp_path / "server")
+    await running.start()
+    yield running
+    await running.stop()

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import TypeVar
 
-from shop.errors import REFUSALS
+from shop.errors import REFUSALS, OrderVoided
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale
 from shop.orders import Order, Status
 from shop.shop import Shop
@@ -36,7 +37,7 @@ class Ending(str, Enum):
 
     COMPLETE = "charged, shipped, mailed"
     COMPLETE_UNMAILED = "charged, shipped, noted that no mail was sent"
-    UNMAILED = "charged, shipped, never mailed"
+    UNMAILED = "charged, shipped, not mailed"
     UNSHIPPED = "charged, never shipped"
     OVERCHARGED = "charged more than once"
     UNCHARGED = "shipped, never charged"
@@ -85,6 +86,12 @@ class Account:
         return self.kept_cents - (self.order.total_cents if self.kept_units else 0)
 
     @property
+    def seconds(self) -> float:
+        """Return the time from the first attempt to the last."""
+        times = [datetime.fromisoformat(attempt.at) for attempt in self.attempts]
+        return (max(times) - min(times)).total_seconds() if times else 0.0
+
+    @property
     def ending(self) -> Ending:
         """Put the account into words."""
         if len(self.kept_charges) > 1:
@@ -97,11 +104,14 @@ class Account:
             return self._ending_of_a_sale()
         # Nothing is held. Somebody must have decided that: the business with a no, or a version with an undo.
         outcomes = {attempt.outcome for attempt in self.attempts}
-        if outcomes.intersection(REFUSALS):
+        if outcomes.intersection(REFUSALS) - {OrderVoided.__name__}:
+            return Ending.REFUSED
+        if any(attempt.step == "refund_payment" and attempt.outcome == "ok" for attempt in self.attempts):
+            return Ending.UNDONE
+        if OrderVoided.__name__ in outcomes:
             return Ending.REFUSED
         gave_up = sum(attempt.step == "validate_inventory" for attempt in self.attempts) >= 3
-        undone = any(attempt.step == "refund_payment" and attempt.outcome == "ok" for attempt in self.attempts)
-        return Ending.UNDONE if undone or (gave_up and "ok" not in outcomes) else Ending.FORGOTTEN
+        return Ending.UNDONE if gave_up and "ok" not in outcomes else Ending.FORGOTTEN
 
     def _ending_of_a_sale(self) -> Ending:
         wanted = Counter({item.sku: item.quantity for item in self.order.items})

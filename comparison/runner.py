@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from comparison.audit import Ending, accounts_of
 from comparison.processes import Program, Server, Worker, clean_environment, wait_until
 from comparison.scenarios import RIVAL, Disturbance, Scenario
+from connection import NoConnection
+from shop.errors import ReplyLost, ServiceUnavailable
+from shop.faults import PlannedFault, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Order
 from shop.shop import Shop
@@ -21,6 +23,12 @@ from workflows import workflow_id_for
 # Longer than any scenario: four attempts that time out, and the waits between them.
 TIMEOUT_SECONDS = 90.0
 SIDE_BY_SIDE = 6
+FAULT_OUTCOMES = {
+    "unavailable": ServiceUnavailable.__name__,
+    "lost_reply": ReplyLost.__name__,
+    "crash_before": "started",
+    "crash_after": "started",
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,14 @@ class Cell:
     mails: int
     attempts: int
     seconds: float
+    faults_fired: bool
+    goes_on: bool = False
 
     @property
     def lost_orders(self) -> int:
-        """Return how many orders stand still with nobody to go on with them."""
+        """Return how many orders stand half-done, with nobody to go on with them."""
+        if self.goes_on:
+            return 0
         return sum(ending in (Ending.FORGOTTEN, Ending.UNSHIPPED, Ending.UNMAILED) for ending in self.endings)
 
 
@@ -53,10 +65,11 @@ class Row:
 
     @property
     def is_as_expected(self) -> bool:
-        """Tell whether every cell ends as the scenario says."""
+        """Tell whether every cell ends as the scenario says, and every planned fault struck."""
         rerun = self.script_rerun and self.script_rerun.endings
         expected = (self.scenario.script, self.scenario.script_rerun, self.scenario.temporal)
-        return (self.script.endings, rerun, self.temporal.endings) == expected
+        fired = self.script.faults_fired and self.temporal.faults_fired
+        return fired and (self.script.endings, rerun, self.temporal.endings) == expected
 
 
 @asynccontextmanager
@@ -160,14 +173,17 @@ async def _run_temporal(scenario: Scenario, directory: Path, server: Server, key
         supervisor.cancel()
         # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
         await asyncio.gather(worker.stop(), *(starter.kill() for starter in starters))
-    return stage.cell()
+    # Not taken on trust: it was seen above that the attempts go on.
+    return replace(stage.cell(), goes_on=scenario.temporal_goes_on)
 
 
 async def keep_running(program: Program) -> None:
     """Restart a program whenever it dies, until cancelled."""
     while True:
         await program.wait()
-        await program.start()
+        # Killed again before it was ready: the next round starts it again.
+        with suppress(NoConnection):
+            await program.start()
 
 
 class _Stage:
@@ -178,7 +194,7 @@ class _Stage:
         self.scenario = scenario
         self.directory = directory
         self.data = directory / "shop"
-        self.orders_file = _write_orders(directory / "orders.jsonl", scenario.orders)
+        self.orders_file = write_orders(directory / "orders.jsonl", scenario.orders)
         self.environment = clean_environment(SHOP_IDEMPOTENCY=keys)
         self.shop = Shop(self.data)
 
@@ -213,13 +229,12 @@ class _Stage:
         return sum(attempt.step == step for attempt in read_ledger(self.shop).attempts)
 
     def cell(self) -> Cell:
-        return make_cell(self.scenario.orders, read_ledger(self.shop))
+        return make_cell(self.scenario, read_ledger(self.shop))
 
 
-def make_cell(orders: Sequence[Order], ledger: Ledger) -> Cell:
+def make_cell(scenario: Scenario, ledger: Ledger) -> Cell:
     """Sum up what the ledger says of the orders."""
-    accounts = list(accounts_of(orders, ledger).values())
-    times = [datetime.fromisoformat(attempt.at) for account in accounts for attempt in account.attempts]
+    accounts = list(accounts_of(scenario.orders, ledger).values())
     return Cell(
         endings=tuple(sorted(account.ending for account in accounts)),
         charges=sum(len(account.charges) for account in accounts),
@@ -228,10 +243,18 @@ def make_cell(orders: Sequence[Order], ledger: Ledger) -> Cell:
         units=sum(sum(account.kept_units.values()) for account in accounts),
         mails=sum(confirmation.sent for account in accounts for confirmation in account.confirmations),
         attempts=sum(len(account.attempts) for account in accounts),
-        seconds=(max(times) - min(times)).total_seconds(),
+        seconds=max(account.seconds for account in accounts),
+        faults_fired=all(_has_fired(part, ledger) for part in parse_faults(scenario.faults).planned),
     )
 
 
-def _write_orders(path: Path, orders: Sequence[Order]) -> Path:
+def _has_fired(part: PlannedFault, ledger: Ledger) -> bool:
+    """Tell whether the fault left its mark on an attempt. A slow attempt looks like any other: it must be there."""
+    outcome = FAULT_OUTCOMES.get(part.fault.kind)
+    return any(attempt.step == part.step and outcome in (None, attempt.outcome) for attempt in ledger.attempts)
+
+
+def write_orders(path: Path, orders: Sequence[Order]) -> Path:
+    """Write a JSON Lines file."""
     path.write_text("".join(json.dumps(asdict(order)) + "\n" for order in orders))
     return path

@@ -54,10 +54,18 @@ SCENARIOS = (
     Scenario("payment-down-twice", "Payment down twice", COMPLETE, COMPLETE, faults="process_payment:unavailable*2"),
     Scenario("payment-down", "Payment down for good", UNDONE, UNDONE, faults="process_payment:unavailable*inf"),
     Scenario(
-        "declined", "Card declined", REFUSED, REFUSED, orders=(replace(SAMPLE_ORDER, payment_token="tok_chargeDeclined"),)
+        "declined",
+        "Card declined",
+        REFUSED,
+        REFUSED,
+        orders=(replace(SAMPLE_ORDER, payment_token="tok_chargeDeclined"),),
     ),
     Scenario(
-        "out-of-stock", "Out of stock", REFUSED, REFUSED, orders=(replace(SAMPLE_ORDER, items=(Item("mug", 101, 1250),)),)
+        "out-of-stock",
+        "Out of stock",
+        REFUSED,
+        REFUSED,
+        orders=(replace(SAMPLE_ORDER, items=(Item("mug", 101, 1250),)),),
     ),
     Scenario(
         "last-item",
@@ -71,7 +79,7 @@ SCENARIOS = (
     Scenario("reply-lost", "Charged, but the reply lost", COMPLETE, COMPLETE, faults="process_payment:lost_reply"),
     Scenario(
         "inventory-down",
-        "Inventory down for 10 s after the charge",
+        "Inventory down for four attempts, after the charge",
         UNDONE,
         COMPLETE,
         faults="update_inventory:unavailable*4",

@@ -1,0 +1,37 @@
+"""The key experiment: what a repeat does when the shop knows no idempotency keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comparison.runner import Cell, run_scenarios, running_server
+from comparison.scenarios import SCENARIOS
+
+NAMES = ("killed-after-charge", "reply-lost")
+LESSON = """\
+With keys, one charge; without, two, in both versions. A time-out or a crash leaves the outcome unknown, and whoever
+repeats the call, a hand-written loop or Temporal, can only do so safely if the service recognises the repeat.
+Temporal guarantees that the step is tried until it is known to have happened; that it happened once is the key's doing."""
+
+
+async def run_keys(directory: Path) -> bool:
+    """Run both scenarios with keys on and off, and print the charges.
+
+    Returns:
+        Whether the keys alone decide: one charge with them, two without, in either version.
+    """
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in NAMES]
+    print(f"{'':<32}{'keys':<6}{'script':<22}Temporal")
+    is_as_expected = True
+    async with running_server(directory / "server") as server:
+        for keys, expected_charges in (("on", 1), ("off", 2)):
+            for row in await run_scenarios(scenarios, directory / keys, server, lambda row: None, keys=keys):
+                script = row.script_rerun or row.script
+                print(f"{row.scenario.title:<32}{keys:<6}{_charges(script):<22}{_charges(row.temporal)}", flush=True)
+                is_as_expected &= script.charges == row.temporal.charges == expected_charges
+    print(LESSON)
+    return is_as_expected
+
+
+def _charges(cell: Cell) -> str:
+    return f"{cell.charges} charge{'' if cell.charges == 1 else 's'}, {cell.kept_cents / 100:.2f}"

@@ -1,4 +1,4 @@
-"""Run the comparison: `python -m comparison [NAME ...]`, or `keys`, `audit`, `soak`, `bench`."""
+"""Run the comparison: `python -m comparison [NAME ...]`, or `keys`, `audit`, `soak`, `bench`, `picture`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from comparison.audit import WHOLE, accounts_of, audit, judge_files
 from comparison.bench import run_bench
 from comparison.keys import run_keys
+from comparison.picture import take_picture
 from comparison.runner import Row, run_scenarios, running_server
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.soak import run_soak
@@ -81,7 +82,7 @@ def main_compare(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m comparison",
         description="Run the same faults and kills through both versions.",
-        epilog="Also: python -m comparison keys | audit | soak | bench, each with --help.",
+        epilog="Also: python -m comparison keys | audit | soak | bench | picture, each with --help.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(scenario.name for scenario in SCENARIOS))
     form = parser.add_mutually_exclusive_group()
@@ -173,6 +174,14 @@ def main_bench(argv: Sequence[str]) -> int:
     return in_own_folder(lambda directory: run_bench(directory, arguments.orders))
 
 
+def main_picture(argv: Sequence[str]) -> int:
+    """Take the README's picture of the Temporal UI with headless Chromium."""
+    parser = argparse.ArgumentParser(prog="python -m comparison picture", description=main_picture.__doc__)
+    parser.add_argument("file", metavar="FILE", help="PNG file to write")
+    target = Path(parser.parse_args(argv).file)
+    return in_own_folder(lambda directory: take_picture(directory, target))
+
+
 def in_own_folder(run: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     """Run in a fresh folder; keep it only if something was not as expected, and say where it is."""
     directory = Path(tempfile.mkdtemp(prefix="comparison-"))
@@ -188,7 +197,13 @@ def in_own_folder(run: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     return 1
 
 
-COMMANDS = {"keys": main_keys, "audit": main_audit, "soak": main_soak, "bench": main_bench}
+COMMANDS = {
+    "keys": main_keys,
+    "audit": main_audit,
+    "soak": main_soak,
+    "bench": main_bench,
+    "picture": main_picture,
+}
 
 
 def main() -> int:

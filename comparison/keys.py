@@ -9,9 +9,9 @@ from comparison.scenarios import SCENARIOS
 
 NAMES = ("killed-after-charge", "reply-lost")
 LESSON = """\
-With keys, one charge; without, two, in both versions. A time-out or a crash leaves the outcome unknown, and whoever
-repeats the call, a hand-written loop or Temporal, can only do so safely if the service recognises the repeat.
-Temporal guarantees that the step is tried until it is known to have happened; that it happened once is the key's doing."""
+With keys, one charge; without, two, in both versions. A time-out or a crash leaves the outcome unknown. Whoever tries
+again, a hand-written loop or Temporal, does so safely only if the service recognises the repeat. Temporal sees to it
+that the step is tried until it is known to have happened; that it took effect once is the key's doing."""
 
 
 async def run_keys(directory: Path) -> bool:

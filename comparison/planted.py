@@ -20,12 +20,13 @@ def missed_violations(orders: Sequence[Order], ledger: Ledger, printed: Mapping[
     order, charge, sale = done.order, done.charges[0], done.sales[0]
     sku = sale.sku
     more = Stock(ledger.stock[sku].initial, ledger.stock[sku].now + 1)
+    dearer = replace(charge, amount_cents=charge.amount_cents + 1)
     planted = {
         "I1": (orders, _without(ledger, order.order_id), printed),
         "I2": (orders, replace(ledger, charges=(*ledger.charges, replace(charge, transaction_id="txn_2"))), printed),
         "I3": (orders, replace(ledger, sales=tuple(s for s in ledger.sales if s.order_id != order.order_id)), printed),
         "I4": (orders, replace(ledger, stock={**ledger.stock, sku: more}), printed),
-        "I5": (orders, replace(ledger, charges=tuple(c for c in ledger.charges if c is not charge)), printed),
+        "I5": (orders, replace(ledger, charges=tuple(dearer if c is charge else c for c in ledger.charges)), printed),
         "I6": (orders, replace(ledger, charges=(*ledger.charges, replace(charge, order_id="nobodys"))), printed),
         "I7": (orders, ledger, {**printed, order.order_id: Status.REJECTED}),
         "I9": (orders, replace(ledger, attempts=ledger.attempts + done.attempts * 4), printed),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +26,10 @@ BATCH = 25
 BATCH_TIMEOUT_SECONDS = 900.0
 # Between two kills, so that what was started again gets something done.
 PAUSE_SECONDS = (0.2, 1.5)
+USERS_OF_THE_SHOP = ("order_processor.py", "run_worker.py")
+# Half of their kills are aimed at a moment when an attempt is under way.
+AIMED = 0.5
+MAX_AIMS = 200
 # Four steps and two undos, each scheduled, started, closed and shown, with the workflow task around it; and the tasks
 # that a kill let time out. An order with more has been going in circles.
 MAX_HISTORY_EVENTS = 300
@@ -30,12 +37,17 @@ MAX_HISTORY_EVENTS = 300
 
 @dataclass
 class Nemesis:
-    """Kills one of `targets` at random moments, and notes what each kill of a user of the shop struck."""
+    """Kills one of `targets` at random moments, and notes what each kill of a user of the shop struck.
+
+    `share` is the part of the orders that was handed out: the kills are spread over them.
+    """
 
     targets: list[Program]
     kills: int
     random: random.Random
     shop: Shop
+    directory: Path
+    share: float = 0.0
     killed: Counter[str] = field(default_factory=Counter)
     struck: Counter[str] = field(default_factory=Counter)
 
@@ -44,11 +56,33 @@ class Nemesis:
         while self.killed.total() < self.kills:
             await asyncio.sleep(self.random.uniform(*PAUSE_SECONDS))
             target = self.random.choice(self.targets)
-            if target.is_running:
+            if self.killed.total() < self.kills * self.share and target.is_running:
                 pid = target.pid
+                if target.arguments[0] in USERS_OF_THE_SHOP and self.random.random() < AIMED:
+                    await self._aim(target)
                 await target.kill()
                 self.killed[target.arguments[0]] += 1
                 self._note_strikes(pid)
+
+    async def _aim(self, target: Program) -> None:
+        """Freeze the process, and let it go on if no attempt is under way: most kills would fall between two."""
+        for _ in range(MAX_AIMS):
+            target.signal(signal.SIGSTOP)
+            if self._attempts_under_way(target.pid):
+                return
+            target.signal(signal.SIGCONT)
+            await asyncio.sleep(self.random.uniform(0.001, 0.01))
+
+    def _attempts_under_way(self, pid: int) -> int:
+        """Count them without waiting for a lock: the frozen process may hold it."""
+        number = 0
+        for path in self.directory.glob("*.sqlite3"):
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+                (found,) = connection.execute(
+                    "SELECT count(*) FROM attempts WHERE pid = ? AND outcome = 'started'", (pid,)
+                ).fetchone()
+                number += found
+        return number
 
     def _note_strikes(self, pid: int) -> None:
         ledger = read_ledger(self.shop)
@@ -66,7 +100,7 @@ async def run_soak(directory: Path, number: int, kills: int, seed: int, version:
     orders = make_orders(number, random.Random(seed))
     shop = Shop(directory / "shop")
     shop.inventory.replace_stock([(f"p{index}", f"Product {index}", number // 4) for index in range(10)])
-    nemesis = Nemesis([], kills, random.Random(seed), shop)
+    nemesis = Nemesis([], kills, random.Random(seed), shop, directory / "shop")
     faults = f"random({FAULT_RATE},{seed})"
     print(f"seed {seed}: {number} orders, {kills} kills, faults {faults}, version {version}", flush=True)
     with progress:
@@ -143,6 +177,7 @@ async def _run_batches(
         path = write_orders(directory / f"batch-{first}.jsonl", batch)
         program = Program(directory / f"batch-{first}", environment, arguments[0], str(path), *arguments[1:])
         nemesis.targets[-1] = program
+        nemesis.share = (first + len(batch)) / len(orders)
         while await program.run(BATCH_TIMEOUT_SECONDS) < 0:
             pass
         printed |= {line.split("\t")[0]: Status(line.split("\t")[1]) for line in program.lines()}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from conftest import Stage, ledger_of, make_order, write_orders
+from conftest import NORTHWIND, Stage, make_order, write_orders
 
+from comparison.audit import audit
 from comparison.processes import Program, clean_environment
+from shop.catalogue import read_customers, read_products
 from shop.ledger import Ledger
-from shop.orders import Item, Order
+from shop.orders import Item, Order, Status, read_orders
+from shop.shop import Shop
 
 Run = Callable[..., Awaitable[tuple[int, dict[str, str], Ledger]]]
 """Process orders under a fault plan; return exit status, printed status of each order, and the ledger."""
@@ -18,25 +22,44 @@ Run = Callable[..., Awaitable[tuple[int, dict[str, str], Ledger]]]
 
 @pytest.fixture(params=["manual", "temporal"])
 def run(request: pytest.FixtureRequest, tmp_path: Path, stage: Stage) -> Run:
-    async def run_manual(*orders: Order, faults: str = "") -> tuple[int, dict[str, str], Ledger]:
+    numbers = itertools.count()
+
+    async def run_manual(
+        *orders: Order, faults: str = "", concurrency: int = 1, northwind: bool = False
+    ) -> tuple[int, dict[str, str], Ledger]:
+        if northwind:
+            load_northwind(stage.data)
+        number = next(numbers)
         script = Program(
-            tmp_path / "script",
+            tmp_path / f"script-{number}",
             clean_environment(),
             "order_processor.py",
-            str(write_orders(tmp_path / "orders.jsonl", *orders)),
-            f"--data={tmp_path / 'shop'}",
+            str(write_orders(tmp_path / f"script-{number}.jsonl", *orders)),
+            f"--data={stage.data}",
             f"--faults={faults}",
+            f"--concurrency={concurrency}",
         )
         status = await script.run()
-        return status, dict(line.split("\t")[:2] for line in script.lines()), ledger_of(tmp_path / "shop")
+        return status, dict(line.split("\t")[:2] for line in script.lines()), stage.ledger()
 
-    async def run_temporal(*orders: Order, faults: str = "") -> tuple[int, dict[str, str], Ledger]:
+    async def run_temporal(
+        *orders: Order, faults: str = "", concurrency: int = 1, northwind: bool = False
+    ) -> tuple[int, dict[str, str], Ledger]:
+        if northwind:
+            load_northwind(stage.data)
         worker = await stage.start_worker(faults)
         status, printed = await stage.run_orders(*orders)
         await worker.stop()
         return status, printed, stage.ledger()
 
     return run_manual if request.param == "manual" else run_temporal
+
+
+def load_northwind(data: Path) -> None:
+    shop = Shop(data)
+    shop.inventory.replace_stock(read_products(NORTHWIND / "stock.csv"))
+    shop.notifications.replace_customers(read_customers(NORTHWIND / "customers.csv"))
+    shop.close()
 
 
 def tried(ledger: Ledger, step: str) -> list[str]:
@@ -107,3 +130,93 @@ async def test_an_unknown_product_is_rejected(run: Run) -> None:
     assert (status, printed) == (0, {"1": "rejected"})
     assert tried(ledger, "validate_inventory") == ["UnknownProduct"]
     assert_nothing_held(ledger)
+
+
+async def test_an_unknown_payment_token_is_rejected(run: Run) -> None:
+    status, printed, ledger = await run(make_order(payment_token="tok_unheardOf"))
+
+    assert (status, printed) == (0, {"1": "rejected"})
+    assert tried(ledger, "process_payment") == ["UnknownPaymentToken"]
+    assert_nothing_held(ledger)
+
+
+async def test_a_charge_whose_reply_is_lost_is_made_once(run: Run) -> None:
+    order = make_order()
+
+    status, printed, ledger = await run(order, faults="process_payment:lost_reply")
+
+    assert (status, printed) == (0, {"1": "completed"})
+    assert tried(ledger, "process_payment") == ["ReplyLost", "ok"]
+    assert_done_once(ledger, order)
+
+
+async def test_a_charge_whose_replies_are_all_lost_is_refunded(run: Run) -> None:
+    status, printed, ledger = await run(make_order(), faults="process_payment:lost_reply*inf")
+
+    assert (status, printed) == (1, {"1": "failed"})
+    assert [charge.refunded for charge in ledger.charges] == [True]
+    assert_nothing_held(ledger)
+
+
+async def test_of_two_orders_for_the_last_item_one_is_completed_and_the_other_refunded(run: Run) -> None:
+    first, second = (make_order(order_id, items=(Item("last-one", 1, 9900),)) for order_id in ("1", "2"))
+
+    # Both look before either has paid: the loser finds out at `update_inventory`.
+    status, printed, ledger = await run(first, second, faults="process_payment:slow(2)", concurrency=2)
+
+    assert (status, sorted(printed.values())) == (0, ["completed", "rejected"])
+    assert sorted(charge.refunded for charge in ledger.charges) == [False, True]
+    assert ledger.stock["last-one"].now == 0
+    assert len(ledger.confirmations) == 1
+
+
+async def test_a_mail_service_that_is_down_for_a_while_does_not_undo_the_order(run: Run) -> None:
+    order = make_order()
+
+    status, printed, ledger = await run(order, faults="send_confirmation:unavailable*2")
+
+    assert (status, printed) == (0, {"1": "completed"})
+    assert tried(ledger, "send_confirmation") == ["ServiceUnavailable", "ServiceUnavailable", "ok"]
+    assert_done_once(ledger, order)
+
+
+async def test_a_customer_without_an_address_is_noted_and_the_order_completed(run: Run) -> None:
+    order = make_order(customer_id="nobody")
+
+    status, printed, ledger = await run(order)
+
+    assert (status, printed) == (0, {"1": "completed"})
+    assert_done_once(ledger, order, sent=False)
+
+
+async def test_an_order_that_is_run_again_is_charged_once(run: Run) -> None:
+    order = make_order()
+    await run(order)
+
+    status, printed, ledger = await run(order)
+
+    assert (status, printed) == (0, {"1": "completed"})
+    assert_done_once(ledger, order)
+
+
+async def test_an_order_whose_id_is_taken_by_other_content_touches_nothing(run: Run) -> None:
+    order = make_order()
+    await run(order)
+
+    status, printed, ledger = await run(make_order(items=(Item("grinder", 1, 9900),)))
+
+    assert (status, printed) == (1, {"1": "unknown"})
+    assert_done_once(ledger, order)
+
+
+async def test_northwind_orders_of_plenty_have_the_same_outcome_in_both_versions(run: Run) -> None:
+    if not NORTHWIND.is_dir():
+        pytest.skip(f"the Northwind orders are not at {NORTHWIND}")
+    with (NORTHWIND / "orders.jsonl").open("rb") as lines:
+        orders = read_orders(itertools.islice(lines, 40))
+
+    status, printed, ledger = await run(*orders, northwind=True, concurrency=8)
+
+    assert status == 0
+    assert printed == {order.order_id: "completed" for order in orders}
+    assert audit(orders, ledger, {order_id: Status(word) for order_id, word in printed.items()}, runs=1) == []

@@ -174,7 +174,7 @@ def main() -> int:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 1
     counts = Counter(outcome.status.value for outcome in outcomes)
-    logger.info("%d orders: %s", len(outcomes), ", ".join(f"{number} {status}" for status, number in counts.items()))
+    logger.info("outcomes: %s", ", ".join(f"{number} {status}" for status, number in counts.items()))
     return 0 if all(outcome.is_settled for outcome in outcomes) else 1
 
 

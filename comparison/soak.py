@@ -178,9 +178,12 @@ async def _run_batches(
         program = Program(directory / f"batch-{first}", environment, arguments[0], str(path), *arguments[1:])
         nemesis.targets[-1] = program
         nemesis.share = (first + len(batch)) / len(orders)
-        while await program.run(BATCH_TIMEOUT_SECONDS) < 0:
-            pass
-        printed |= {line.split("\t")[0]: Status(line.split("\t")[1]) for line in program.lines()}
+        told: dict[str, Status] = {}
+        # Again if it was killed, and also if it found no server: that is down for a moment, too.
+        while len(told) < len(batch):
+            await program.run(BATCH_TIMEOUT_SECONDS)
+            told = {line.split("\t")[0]: Status(line.split("\t")[1]) for line in program.lines()}
+        printed |= told
         progress.update(bar, advance=len(batch), description=f"orders, {nemesis.killed.total()} kills")
     rage.cancel()
     await asyncio.wait([rage])

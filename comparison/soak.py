@@ -26,9 +26,10 @@ BATCH = 25
 BATCH_TIMEOUT_SECONDS = 900.0
 # Between two kills, so that what was started again gets something done.
 PAUSE_SECONDS = (0.2, 1.5)
-USERS_OF_THE_SHOP = ("order_processor.py", "run_worker.py")
-# Half of their kills are aimed at a moment when an attempt is under way.
-AIMED = 0.5
+USERS_OF_THE_SHOP = (("order_processor.py",), ("run_worker.py",))
+# They are killed more often than the others, and most of their kills are aimed at an attempt that is under way.
+WEIGHT = 3
+AIMED = 0.75
 MAX_AIMS = 200
 # Four steps and two undos, each scheduled, started, closed and shown, with the workflow task around it; and the tasks
 # that a kill let time out. An order with more has been going in circles.
@@ -55,10 +56,11 @@ class Nemesis:
         """Kill until there were enough kills, or until cancelled. A supervisor starts again what was killed."""
         while self.killed.total() < self.kills:
             await asyncio.sleep(self.random.uniform(*PAUSE_SECONDS))
-            target = self.random.choice(self.targets)
+            weights = [WEIGHT if target.arguments[:1] in USERS_OF_THE_SHOP else 1 for target in self.targets]
+            (target,) = self.random.choices(self.targets, weights)
             if self.killed.total() < self.kills * self.share and target.is_running:
                 pid = target.pid
-                if target.arguments[0] in USERS_OF_THE_SHOP and self.random.random() < AIMED:
+                if target.arguments[:1] in USERS_OF_THE_SHOP and self.random.random() < AIMED:
                     await self._aim(target)
                 await target.kill()
                 self.killed[target.arguments[0]] += 1

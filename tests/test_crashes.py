@@ -1,0 +1,418 @@
+"""Real processes, really killed: whatever dies, and whenever, every order ends, and each effect happens once.
+
+A killed worker is noticed when the attempt's 10 s are over. So all stories begin at once, and a test waits for its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from conftest import Stage, make_order, make_stage
+from temporalio.service import RPCError
+
+from comparison.processes import POLL_SECONDS, Program, Server, Worker, wait_until
+from shop.errors import ServiceUnavailable
+from shop.faults import parse_faults
+from shop.ledger import Ledger, Void
+from shop.orders import Item, Order
+from shop.shop import Shop
+
+ORDER = make_order("1")
+LAST_ONE = (Item("last-one", 1, 9900),)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a story ended: the starter's exit status, what it printed, and what happened in the shop."""
+
+    status: int
+    printed: dict[str, str]
+    ledger: Ledger
+
+    def tried(self, step: str, order_id: str = ORDER.order_id) -> list[str]:
+        """Return the outcomes of the attempts at a step."""
+        return outcomes(self.ledger, step, order_id)
+
+
+Story = Callable[[Stage], Awaitable[Ending]]
+Endings = Mapping[str, Awaitable[Ending]]
+
+
+def outcomes(ledger: Ledger, step: str, order_id: str = ORDER.order_id) -> list[str]:
+    return [tried.outcome for tried in ledger.attempts if (tried.step, tried.order_id) == (step, order_id)]
+
+
+def printed_by(*starters: Program) -> dict[str, str]:
+    lines = [line.split("\t") for starter in starters for line in starter.lines()]
+    return {order_id: status for order_id, status, _ in lines}
+
+
+def assert_done_once(ledger: Ledger, *orders: Order) -> None:
+    """Check that the orders, and no others, are charged, taken from stock and confirmed, each once."""
+    assert sorted((charge.order_id, charge.amount_cents, charge.refunded) for charge in ledger.charges) == [
+        (order.order_id, order.total_cents, False) for order in orders
+    ]
+    assert sorted((sale.order_id, sale.sku, sale.quantity, sale.restored) for sale in ledger.sales) == sorted(
+        (order.order_id, item.sku, item.quantity, False) for order in orders for item in order.items
+    )
+    assert sorted((mail.order_id, mail.sent) for mail in ledger.confirmations) == [
+        (order.order_id, True) for order in orders
+    ]
+    for sku, stock in ledger.stock.items():
+        sold = sum(item.quantity for order in orders for item in order.items if item.sku == sku)
+        assert stock.initial - stock.now == sold
+
+
+@asynccontextmanager
+async def supervised_worker(stage: Stage, faults: str = "") -> AsyncIterator[Worker]:
+    """Run a worker, and start it again whenever it is killed."""
+    worker = Worker(stage.directory / "worker", stage.settings, stage.data, faults)
+    stage.started.append(worker)
+
+    async def keep_running() -> None:
+        while True:
+            await worker.start()
+            await worker.wait()
+
+    supervisor = asyncio.create_task(keep_running())
+    try:
+        yield worker
+    finally:
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+        await worker.stop()
+
+
+def payment_is_tried(stage: Stage) -> Callable[[], bool]:
+    return lambda: outcomes(stage.ledger(), "process_payment") != []
+
+
+def under(faults: str) -> Story:
+    """Return the story of an order under a fault plan that kills the worker."""
+
+    async def story(stage: Stage) -> Ending:
+        async with supervised_worker(stage, faults):
+            status, printed = await stage.run_orders(ORDER)
+        return Ending(status, printed, stage.ledger())
+
+    return story
+
+
+async def kill_worker_of_the_loser(stage: Stage) -> Ending:
+    """Let two orders pay for the last item; the worker is killed while it undoes the one that came too late."""
+    starter = stage.starter(make_order("1", items=LAST_ONE), make_order("2", items=LAST_ONE))
+    await starter.start()
+    await wait_until(lambda: starter.errors.read_text().count(": started ") == 2, "both orders wait for a worker")
+    async with supervised_worker(stage, "process_payment:slow(3),restore_inventory:crash_after"):
+        status = await starter.wait(90)
+    return Ending(status, printed_by(starter), stage.ledger())
+
+
+async def kill_worker_from_outside(stage: Stage) -> Ending:
+    async with supervised_worker(stage, "process_payment:slow(5)") as worker:
+        starter = stage.starter(ORDER)
+        await starter.start()
+        await wait_until(payment_is_tried(stage), "payment under way")
+        worker.signal(signal.SIGKILL)
+        status = await starter.wait(60)
+    return Ending(status, printed_by(starter), stage.ledger())
+
+
+async def kill_starters(stage: Stage) -> Ending:
+    """Kill a starter before it connects, one in the middle of its start, one after; then run each again."""
+    before, during, after = make_order("1"), make_order("2"), make_order("3")
+
+    async def is_open(order: Order) -> bool:
+        with suppress(RPCError):
+            return bool(await stage.client.get_workflow_handle(f"order-{order.order_id}").describe())
+        return False
+
+    async with supervised_worker(stage, "process_payment:slow(2)"):
+        killed = [stage.starter(order) for order in (before, during, after)]
+        again = [stage.starter(order) for order in (before, during, after)]
+        await killed[0].start()
+        await killed[0].kill()
+        await killed[1].start()
+        while not await is_open(during):
+            await asyncio.sleep(POLL_SECONDS / 10)
+        await killed[1].kill()
+        await killed[2].start()
+        await wait_until(lambda: len(outcomes(stage.ledger(), "process_payment", "3")) == 1, "the third order is paid")
+        await killed[2].kill()
+        assert printed_by(*killed) == {}
+        status = max(await asyncio.gather(*(starter.run() for starter in again)))
+    return Ending(status, printed_by(*again), stage.ledger())
+
+
+async def on_own_server(stage: Stage) -> Stage:
+    """Move a stage to a server that may be killed."""
+    server = Server(stage.directory / "server")
+    stage.started.append(server)
+    await server.start()
+    return replace(stage, server=server, namespace="default", client=await server.client())
+
+
+async def kill_server(stage: Stage) -> Ending:
+    stage = await on_own_server(stage)
+    worker = await stage.start_worker("process_payment:slow(3)")
+    starter = stage.starter(ORDER)
+    await starter.start()
+    await wait_until(payment_is_tried(stage), "payment under way")
+    await stage.server.kill()
+    await wait_until(lambda: stage.ledger().charges != (), "the charge, while the server is away")
+    await stage.server.start()
+    status = await starter.wait(60)
+    assert worker.is_running
+    return Ending(status, printed_by(starter), stage.ledger())
+
+
+async def kill_everything(stage: Stage) -> Ending:
+    stage = await on_own_server(stage)
+    worker = await stage.start_worker("process_payment:slow(3)")
+    starter = stage.starter(ORDER)
+    await starter.start()
+    await wait_until(payment_is_tried(stage), "payment under way")
+    await asyncio.gather(stage.server.kill(), worker.kill(), starter.kill())
+    await stage.server.start()
+    await worker.start()
+    status = await starter.run()
+    return Ending(status, printed_by(starter), stage.ledger())
+
+
+def outlived_by_slow_calls(faults: str) -> Story:
+    """Return the story of an order that ends before the slow calls that it gave up on."""
+
+    async def story(stage: Stage) -> Ending:
+        await stage.start_worker(faults)
+        status, printed = await stage.run_orders(ORDER)
+        assert outcomes(stage.ledger(), "process_payment")[2] == "started", "under way when the order has ended"
+        await wait_until(lambda: "started" not in outcomes(stage.ledger(), "process_payment"), "all calls have landed")
+        return Ending(status, printed, stage.ledger())
+
+    return story
+
+
+async def one_order_kills_every_worker(stage: Stage) -> Ending:
+    others = [make_order("2"), make_order("3")]
+    # The plan counts by the shop's attempts: orders that have had three are past the fault.
+    shop = Shop(stage.data, parse_faults("process_payment:unavailable*3"))
+    for order in others * 3:
+        with suppress(ServiceUnavailable):
+            shop.payments.process_payment(order)
+    shop.close()
+    async with supervised_worker(stage, "process_payment:crash_before*3") as worker:
+        starter = stage.starter(ORDER)
+        await starter.start()
+        await wait_until(payment_is_tried(stage), "payment under way")
+        (killed,) = {attempt.pid for attempt in stage.ledger().attempts if attempt.outcome == "started"}
+        await wait_until(lambda: worker.pid != killed, "the first worker is dead, and a second one in its place")
+        status_of_others, printed = await stage.run_orders(*others)
+        assert (status_of_others, starter.is_running) == (0, True)
+        status = await starter.wait(90)
+    return Ending(status, {**printed, **printed_by(starter)}, stage.ledger())
+
+
+class Wire:
+    """A TCP connection to a server that can be cut and mended."""
+
+    def __init__(self, server: Server) -> None:
+        self._server_port = server.port
+        self._open: set[asyncio.StreamWriter] = set()
+        self._port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def mend(self) -> None:
+        self._listener = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
+        self._port = self._listener.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        self._listener.close()
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        ends = {writer, server_writer}
+        self._open |= ends
+        await asyncio.gather(self._pass_on(reader, server_writer), self._pass_on(server_reader, writer))
+        self._open -= ends
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while part := await reader.read(65536):
+                writer.write(part)
+                await writer.drain()
+        writer.close()
+
+
+async def cut_network(stage: Stage) -> Ending:
+    wire = Wire(stage.server)
+    await wire.mend()
+    settings = {**stage.settings, "TEMPORAL_ADDRESS": wire.address}
+    worker = Worker(stage.directory / "worker", settings, stage.data, "process_payment:slow(2)")
+    stage.started.append(worker)
+    await worker.start()
+    starter = stage.starter(ORDER)
+    await starter.start()
+    await wait_until(payment_is_tried(stage), "payment under way")
+    wire.cut()
+    handle = stage.client.get_workflow_handle("order-1")
+    # Until the server has given up on the first attempt: its report, when it comes, is late.
+    while (await handle.describe()).raw_description.pending_activities[0].attempt < 2:
+        await asyncio.sleep(POLL_SECONDS)
+    charges_before = stage.ledger().charges
+    await wire.mend()
+    status = await starter.wait(60)
+    assert worker.is_running
+    await worker.stop()
+    wire.cut()
+    assert len(charges_before) == 1
+    return Ending(status, printed_by(starter), stage.ledger())
+
+
+KILLS_IN_A_STEP = (
+    "validate_inventory:crash_before",
+    "process_payment:crash_before",
+    "process_payment:crash_after",
+    "update_inventory:crash_after",
+    "send_confirmation:crash_after",
+)
+KILLS_IN_A_REFUND = (
+    "process_payment:lost_reply*3,refund_payment:crash_before",
+    "process_payment:lost_reply*3,refund_payment:crash_after",
+)
+SLOW_CALLS = {
+    "process_payment:slow(12)*3": ["ok", "ok", "OrderVoided"],
+    "process_payment:unavailable*2,process_payment:slow(12)": ["ServiceUnavailable"] * 2 + ["OrderVoided"],
+}
+STORIES: dict[str, Story] = {
+    **{faults: under(faults) for faults in KILLS_IN_A_STEP + KILLS_IN_A_REFUND},
+    "last one": kill_worker_of_the_loser,
+    "worker from outside": kill_worker_from_outside,
+    "starters": kill_starters,
+    "server": kill_server,
+    "everything": kill_everything,
+    "network": cut_network,
+    "poison": one_order_kills_every_worker,
+    **{faults: outlived_by_slow_calls(faults) for faults in SLOW_CALLS},
+}
+
+
+@pytest.fixture(scope="module")
+async def endings(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Endings]:
+    """Begin all stories; give each one's ending to whoever awaits it; stop whatever they have started."""
+    folder: Path = tmp_path_factory.mktemp("crashes")
+    stages = [await make_stage(server, folder / str(number)) for number in range(len(STORIES))]
+    for stage in stages:
+        stage.directory.mkdir()
+    tasks = {
+        name: asyncio.ensure_future(story(stage)) for (name, story), stage in zip(STORIES.items(), stages, strict=True)
+    }
+    yield tasks
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    for program in [program for stage in stages for program in stage.started if program.is_running]:
+        await program.kill()
+
+
+@pytest.mark.parametrize("faults", KILLS_IN_A_STEP)
+async def test_a_step_whose_worker_is_killed_runs_again_and_has_one_effect(endings: Endings, faults: str) -> None:
+    ending = await endings[faults]
+
+    assert (ending.status, ending.printed) == (0, {"1": "completed"})
+    assert ending.tried(faults.partition(":")[0]) == ["started", "ok"]
+    assert_done_once(ending.ledger, ORDER)
+
+
+@pytest.mark.parametrize("faults", KILLS_IN_A_REFUND)
+async def test_a_refund_whose_worker_is_killed_comes_to_its_end(endings: Endings, faults: str) -> None:
+    ending = await endings[faults]
+
+    assert (ending.status, ending.printed) == (1, {"1": "failed"})
+    assert ending.tried("refund_payment") == ["started", "ok"]
+    assert [charge.refunded for charge in ending.ledger.charges] == [True]
+    assert (ending.ledger.sales, ending.ledger.confirmations) == ((), ())
+
+
+async def test_who_loses_the_last_item_is_refunded_though_the_worker_is_killed_meanwhile(endings: Endings) -> None:
+    ending = await endings["last one"]
+
+    assert (ending.status, sorted(ending.printed.values())) == (0, ["completed", "rejected"])
+    (winner,) = [order_id for order_id, status in ending.printed.items() if status == "completed"]
+    (loser,) = [order_id for order_id, status in ending.printed.items() if status == "rejected"]
+    assert ending.tried("restore_inventory", loser) == ["started", "ok"]
+    assert {charge.order_id: charge.refunded for charge in ending.ledger.charges} == {winner: False, loser: True}
+    assert [(sale.order_id, sale.restored) for sale in ending.ledger.sales] == [(winner, False)]
+    assert [mail.order_id for mail in ending.ledger.confirmations] == [winner]
+    assert ending.ledger.stock["last-one"].now == 0
+
+
+async def test_a_worker_killed_from_outside_in_a_slow_step_leaves_one_effect(endings: Endings) -> None:
+    ending = await endings["worker from outside"]
+
+    assert (ending.status, ending.printed) == (0, {"1": "completed"})
+    assert ending.tried("process_payment") == ["started", "ok"]
+    assert_done_once(ending.ledger, ORDER)
+
+
+async def test_a_starter_killed_before_in_or_after_the_start_and_run_again_is_one_order(endings: Endings) -> None:
+    ending = await endings["starters"]
+
+    assert (ending.status, ending.printed) == (0, {"1": "completed", "2": "completed", "3": "completed"})
+    assert [attempt.outcome for attempt in ending.ledger.attempts] == ["ok"] * 3 * 4
+    assert_done_once(ending.ledger, make_order("1"), make_order("2"), make_order("3"))
+
+
+async def test_a_server_killed_and_started_on_its_file_loses_no_order(endings: Endings) -> None:
+    ending = await endings["server"]
+
+    assert (ending.status, ending.printed) == (0, {"1": "completed"})
+    assert set(ending.tried("process_payment")) == {"ok"}
+    assert_done_once(ending.ledger, ORDER)
+
+
+async def test_server_worker_and_starter_killed_at_once_and_started_again_lose_no_order(endings: Endings) -> None:
+    ending = await endings["everything"]
+
+    assert (ending.status, ending.printed) == (0, {"1": "completed"})
+    assert ending.tried("process_payment") == ["started", "ok"]
+    assert_done_once(ending.ledger, ORDER)
+
+
+async def test_a_report_that_a_cut_network_delays_is_refused_and_the_effect_is_one(endings: Endings) -> None:
+    ending = await endings["network"]
+
+    assert (ending.status, ending.printed) == (0, {"1": "completed"})
+    assert ending.tried("process_payment") == ["ok", "ok"]
+    assert_done_once(ending.ledger, ORDER)
+
+
+async def test_an_order_that_kills_every_worker_ends_after_its_attempts_and_the_others_complete(
+    endings: Endings,
+) -> None:
+    ending = await endings["poison"]
+
+    assert (ending.status, ending.printed) == (1, {"1": "failed", "2": "completed", "3": "completed"})
+    assert ending.tried("process_payment") == ["started"] * 3
+    assert ending.ledger.voids == (Void("1", "refund_payment"),)
+    assert_done_once(ending.ledger, make_order("2"), make_order("3"))
+
+
+@pytest.mark.parametrize("faults", SLOW_CALLS)
+async def test_a_slow_call_that_lands_after_the_refund_has_no_effect(endings: Endings, faults: str) -> None:
+    ending = await endings[faults]
+
+    assert (ending.status, ending.printed) == (1, {"1": "failed"})
+    assert ending.tried("process_payment") == SLOW_CALLS[faults]
+    assert [charge for charge in ending.ledger.charges if not charge.refunded] == []
+    assert (ending.ledger.sales, ending.ledger.confirmations) == ((), ())

@@ -1,0 +1,285 @@
+"""Fault plans: how they are written, which attempts they strike, and what a struck attempt does to the shop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ledger_of, make_order
+
+from comparison.processes import ROOT, clean_environment, wait_until
+from shop.errors import ReplyLost, ServiceUnavailable
+from shop.faults import STEPS, Fault, InvalidFaultSpec, parse_faults
+from shop.ledger import Ledger, read_ledger
+from shop.orders import Order
+from shop.shop import Shop
+
+SERVICE_OF = {
+    "validate_inventory": "inventory",
+    "process_payment": "payments",
+    "update_inventory": "inventory",
+    "send_confirmation": "notifications",
+    "refund_payment": "payments",
+    "restore_inventory": "inventory",
+}
+UNDONE_BY = {"refund_payment": "process_payment", "restore_inventory": "update_inventory"}
+STEPS_WITH_EFFECT = [step for step in STEPS if step != "validate_inventory"]
+
+ONE_CALL = """
+import sys
+from pathlib import Path
+from shop.faults import parse_faults
+from shop.orders import SAMPLE_ORDER
+from shop.shop import Shop
+
+directory, service, step, spec = sys.argv[1:]
+getattr(getattr(Shop(Path(directory), parse_faults(spec)), service), step)(SAMPLE_ORDER)
+"""
+
+
+def kinds(spec: str, step: str, attempts: int, order_id: str = "1") -> list[str]:
+    plan = parse_faults(spec)
+    return [plan.fault_for(step, order_id, attempt).kind for attempt in range(1, attempts + 1)]
+
+
+def call(shop: Shop, step: str, order: Order) -> None:
+    method: Callable[[Order], object] = getattr(getattr(shop, SERVICE_OF[step]), step)
+    method(order)
+
+
+def call_in_a_process(data: Path, step: str, spec: str) -> int:
+    return subprocess.run(
+        [sys.executable, "-c", ONE_CALL, str(data), SERVICE_OF[step], step, spec],
+        cwd=ROOT,
+        env=clean_environment(),
+        timeout=60,
+    ).returncode
+
+
+@contextmanager
+def shop_with(data: Path, spec: str = "") -> Iterator[Shop]:
+    shop = Shop(data, parse_faults(spec))
+    try:
+        yield shop
+    finally:
+        shop.close()
+
+
+def prepare(data: Path, step: str, order: Order) -> None:
+    """Do what `step` undoes, if it is a compensation: without it there would be no effect to see."""
+    with shop_with(data) as shop:
+        if step in UNDONE_BY:
+            call(shop, UNDONE_BY[step], order)
+
+
+def effects_in(ledger: Ledger) -> Ledger:
+    return replace(ledger, attempts=())
+
+
+def tried(ledger: Ledger, step: str, order_id: str) -> list[str]:
+    return [attempt.outcome for attempt in ledger.attempts if (attempt.step, attempt.order_id) == (step, order_id)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("", ["none", "none", "none"]),
+        ("process_payment:unavailable", ["unavailable", "none", "none"]),
+        ("process_payment:lost_reply*2", ["lost_reply", "lost_reply", "none"]),
+        ("process_payment:crash_after*1,process_payment:crash_before", ["crash_after", "crash_before", "none"]),
+        (
+            "process_payment:lost_reply,update_inventory:slow(1)*9,process_payment:unavailable*2",
+            ["lost_reply", "unavailable", "unavailable", "none"],
+        ),
+        ("process_payment:unavailable,process_payment:lost_reply*inf", ["unavailable", *["lost_reply"] * 9]),
+        ("update_inventory:unavailable*inf", ["none", "none"]),
+    ],
+)
+def test_faults_of_a_step_follow_one_another_in_the_order_written(spec: str, expected: list[str]) -> None:
+    assert kinds(spec, "process_payment", len(expected)) == expected
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_and_compensation_can_be_struck_for_ever(step: str) -> None:
+    plan = parse_faults(f"{step}:slow(0.25)*inf")
+
+    assert plan.fault_for(step, "1", 1_000_000) == Fault("slow", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        *(
+            (spec, "must read STEP:FAULT")
+            for spec in (
+                "process_payment",
+                "process_payment:",
+                ":unavailable",
+                "process_payment:explode",
+                "process_payment:Unavailable",
+                "process_payment:unavailable*",
+                "process_payment:unavailable*-1",
+                "process_payment:unavailable*1.5",
+                "process_payment:unavailable*many",
+                "process_payment:unavailable*2*3",
+                "process_payment:unavailable(1)",
+                "process_payment:slow",
+                "process_payment:slow()",
+                "process_payment:slow(-1)",
+                "process_payment:slow(inf)",
+                "process_payment:slow(nan)",
+                "process_payment:unavailable,",
+                ",process_payment:unavailable",
+                "process_payment:unavailable;update_inventory:unavailable",
+                "process_payment:unavailable,random(0.1,7)",
+            )
+        ),
+        ("ship_parcel:unavailable", "the step must be one of validate_inventory, .*restore_inventory"),
+        ("process_payment:slow(1.2.3)", "SECONDS must be a number from 0 to 3600"),
+        ("process_payment:slow(3601)", "SECONDS must be a number from 0 to 3600"),
+        ("process_payment:unavailable*0", "N must be at least 1, or inf"),
+        ("process_payment:unavailable*inf,process_payment:lost_reply", "'process_payment:lost_reply': never strikes"),
+        *(
+            (spec, r"must read random\(RATE,SEED\)")
+            for spec in (
+                "random",
+                "random()",
+                "random(0.1)",
+                "random(1.1,7)",
+                "random(-0.1,7)",
+                "random(nan,7)",
+                "random(0.1.2,7)",
+                "random(0.1,x)",
+                "random(0.1,7)*2",
+                "random(0.1,7),process_payment:unavailable",
+            )
+        ),
+        ("random(0.1," + "9" * 5_000 + ")", r"must read random\(RATE,SEED\)"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_or_could_never_strike_is_refused(spec: str, reason: str) -> None:
+    with pytest.raises(InvalidFaultSpec, match=reason):
+        parse_faults(spec)
+
+
+def test_random_faults_strike_at_about_their_rate_and_are_of_both_kinds() -> None:
+    drawn = kinds("random(0.3,7)", "process_payment", 5_000)
+
+    # Four standard deviations of 5,000 draws at 0.3 are 0.026.
+    assert 1 - drawn.count("none") / len(drawn) == pytest.approx(0.3, abs=0.026)
+    assert 0.4 < drawn.count("unavailable") / (len(drawn) - drawn.count("none")) < 0.6
+    assert set(drawn) == {"none", "unavailable", "lost_reply"}
+
+
+@pytest.mark.parametrize(("rate", "expected"), [("0", {"none"}), ("1", {"unavailable", "lost_reply"})])
+def test_random_faults_at_the_ends_of_the_range_strike_never_or_always(rate: str, expected: set[str]) -> None:
+    assert set(kinds(f"random({rate},7)", "process_payment", 200)) == expected
+
+
+def test_random_faults_are_drawn_from_seed_order_step_and_attempt_alone() -> None:
+    drawn = kinds("random(0.5,7)", "process_payment", 100)
+
+    assert kinds("random(0.5,7)", "process_payment", 100) == drawn
+    assert kinds("random(0.5,8)", "process_payment", 100) != drawn
+    assert kinds("random(0.5,7)", "process_payment", 100, order_id="2") != drawn
+    assert kinds("random(0.5,7)", "update_inventory", 100) != drawn
+    # Spelled out, because another process has to draw the same.
+    assert kinds("random(0.5,7)", "process_payment", 6) == [
+        "lost_reply",
+        "lost_reply",
+        "none",
+        "lost_reply",
+        "none",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_unavailable_refuses_before_any_effect(tmp_path: Path, step: str) -> None:
+    order = make_order()
+    prepare(tmp_path, step, order)
+    before = ledger_of(tmp_path)
+
+    with shop_with(tmp_path, f"{step}:unavailable") as shop, pytest.raises(ServiceUnavailable):
+        call(shop, step, order)
+
+    after = ledger_of(tmp_path)
+    assert effects_in(after) == effects_in(before)
+    assert tried(after, step, "1") == ["ServiceUnavailable"]
+
+
+@pytest.mark.parametrize("step", STEPS_WITH_EFFECT)
+def test_lost_reply_hides_an_effect_that_is_committed_and_a_repeat_adds_none(tmp_path: Path, step: str) -> None:
+    order = make_order()
+    prepare(tmp_path, step, order)
+    before = ledger_of(tmp_path)
+
+    with shop_with(tmp_path, f"{step}:lost_reply") as shop:
+        with pytest.raises(ReplyLost):
+            call(shop, step, order)
+        struck = read_ledger(shop)
+        call(shop, step, order)
+
+    after = ledger_of(tmp_path)
+    assert effects_in(struck) != effects_in(before)
+    assert effects_in(after) == effects_in(struck)
+    assert tried(after, step, "1") == ["ReplyLost", "ok"]
+
+
+async def test_slow_waits_before_an_effect_that_then_happens(tmp_path: Path) -> None:
+    order = make_order()
+    with shop_with(tmp_path, "process_payment:slow(1)") as shop, ThreadPoolExecutor() as executor:
+        payment = executor.submit(call, shop, "process_payment", order)
+
+        await wait_until(lambda: tried(read_ledger(shop), "process_payment", "1") == ["started"], "the attempt starts")
+
+        assert read_ledger(shop).charges == ()
+        payment.result(timeout=30)
+        assert [charge.order_id for charge in read_ledger(shop).charges] == ["1"]
+        assert tried(read_ledger(shop), "process_payment", "1") == ["ok"]
+
+
+@pytest.mark.parametrize("fault", ["crash_before", "crash_after"])
+@pytest.mark.parametrize("step", ["process_payment", "update_inventory", "send_confirmation", "restore_inventory"])
+def test_a_crash_kills_the_process_before_or_after_the_effect(tmp_path: Path, step: str, fault: str) -> None:
+    order = make_order("1001")
+    prepare(tmp_path, step, order)
+    before = ledger_of(tmp_path)
+
+    status = call_in_a_process(tmp_path, step, f"{step}:{fault}")
+
+    after = ledger_of(tmp_path)
+    assert status == -9
+    assert (effects_in(after) != effects_in(before)) == (fault == "crash_after")
+    assert tried(after, step, "1001") == ["started"]
+
+
+def test_a_plan_strikes_every_order_anew(tmp_path: Path) -> None:
+    with shop_with(tmp_path, "process_payment:unavailable") as shop:
+        for order in (make_order("1"), make_order("2")):
+            with pytest.raises(ServiceUnavailable):
+                call(shop, "process_payment", order)
+            call(shop, "process_payment", order)
+
+    ledger = ledger_of(tmp_path)
+    assert (
+        tried(ledger, "process_payment", "1") == tried(ledger, "process_payment", "2") == ["ServiceUnavailable", "ok"]
+    )
+
+
+def test_a_plan_goes_on_counting_after_a_restart(tmp_path: Path) -> None:
+    spec = "process_payment:crash_before,process_payment:crash_after"
+
+    statuses = [call_in_a_process(tmp_path, "process_payment", spec) for _ in range(3)]
+
+    ledger = ledger_of(tmp_path)
+    assert statuses == [-9, -9, 0]
+    assert tried(ledger, "process_payment", "1001") == ["started", "started", "ok"]
+    assert len({attempt.pid for attempt in ledger.attempts}) == 3
+    assert len(ledger.charges) == 1

@@ -1,0 +1,139 @@
+"""Who may import whom: the table of the design, held against the source itself."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = {
+    "order_processor",
+    "workflows",
+    "activities",
+    "connection",
+    "run_server",
+    "run_worker",
+    "run_workflow",
+}
+SHOP = {f"shop.{path.stem}" for path in (ROOT / "shop").glob("*.py")}
+DATA_TYPES = {"shop.orders"}
+ERRORS = {"shop.errors"}
+
+# Beside the standard library. A package stands for everything in it.
+ALLOWED = {
+    **dict.fromkeys(SHOP, {"shop"}),
+    "order_processor": {"shop"},
+    "activities": {"temporalio", "shop"},
+    "workflows": {"temporalio", "activities", *DATA_TYPES, *ERRORS},
+    "connection": {"temporalio", *DATA_TYPES, *ERRORS},
+    "run_server": set[str](),
+    "run_worker": {"temporalio", "connection", "activities", "workflows", "shop"},
+    "run_workflow": {"temporalio", "connection", "workflows", *DATA_TYPES},
+}
+BEFORE = {"order_processor"}
+AFTER = PROGRAMS - BEFORE
+
+
+def path_of(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports_in(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules that are imported anywhere below `tree`, in functions, too; relative ones keep their dots."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            # `from shop import keys` imports a module, `from shop.keys import key` a name out of one.
+            yield from (f"{module}.{alias.name}" if module == "shop" else module for alias in node.names)
+
+
+def imports_of(module: str) -> set[str]:
+    return set(imports_in(tree_of(path_of(module))))
+
+
+def is_within(module: str, packages: set[str]) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[:length]) in packages for length in range(1, len(parts) + 1))
+
+
+def reached_from(module: str) -> set[str]:
+    """Return the modules of this repository that importing `module` imports, directly or not."""
+    reached, waiting = set[str](), [module]
+    while waiting:
+        new = imports_of(waiting.pop()) & (PROGRAMS | SHOP) - reached
+        reached |= new
+        waiting += new
+    return reached
+
+
+def test_the_top_level_holds_the_programs_and_no_other_python_file() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == PROGRAMS
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    modules = [path for folder in ("", "shop", "comparison", "tests") for path in (ROOT / folder).glob("*")]
+
+    assert len(modules) > len(PROGRAMS | SHOP)
+    assert not {path.stem for path in modules} & {"utils", "util", "shared", "helpers", "common"}
+
+
+@pytest.mark.parametrize("module", sorted(ALLOWED))
+def test_a_module_imports_only_what_the_design_lets_it(module: str) -> None:
+    foreign = {name for name in imports_of(module) if not is_within(name, set(sys.stdlib_module_names))}
+
+    assert {name for name in foreign if not is_within(name, ALLOWED[module])} == set()
+
+
+@pytest.mark.parametrize("module", sorted(ALLOWED))
+def test_no_module_imports_by_a_way_that_this_test_does_not_see(module: str) -> None:
+    names = {node.id for node in ast.walk(tree_of(path_of(module))) if isinstance(node, ast.Name)}
+
+    assert not names & {"__import__", "importlib", "exec", "eval"}
+    assert not is_within("importlib", imports_of(module))
+
+
+def test_the_workflow_imports_this_repository_only_through_the_sandbox() -> None:
+    tree = tree_of(path_of("workflows"))
+    passed_through = {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With)
+        and [ast.unparse(item.context_expr) for item in node.items] == ["workflow.unsafe.imports_passed_through()"]
+        for name in imports_in(node)
+    }
+
+    assert passed_through == imports_of("workflows") & (PROGRAMS | SHOP)
+    assert passed_through
+
+
+@pytest.mark.parametrize("module", sorted(PROGRAMS | SHOP))
+def test_no_module_imports_itself_by_a_detour(module: str) -> None:
+    assert module not in reached_from(module)
+
+
+@pytest.mark.parametrize(("modules", "others"), [(BEFORE, AFTER), (AFTER, BEFORE), (SHOP, PROGRAMS)])
+def test_the_versions_do_not_know_each_other_and_the_shop_knows_neither(modules: set[str], others: set[str]) -> None:
+    reached = {name for module in modules for name in reached_from(module)}
+
+    assert reached & others == set()
+    assert reached & SHOP
+
+
+def test_nothing_but_tests_imports_the_comparison() -> None:
+    importers = {
+        path.relative_to(ROOT).parts[0]
+        for path in (*ROOT.glob("*.py"), *(ROOT / "shop").rglob("*.py"), *(ROOT / "tests").rglob("*.py"))
+        if any(is_within(name, {"comparison"}) for name in imports_in(tree_of(path)))
+    }
+
+    assert importers == {"tests"}

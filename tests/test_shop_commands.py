@@ -1,0 +1,398 @@
+"""`python -m shop` as its users run it: real processes, their output and exit status, and what they changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from conftest import NORTHWIND, ledger_of, make_order
+
+from comparison.processes import ROOT, clean_environment
+from shop.catalogue import PRODUCTS
+from shop.ledger import Ledger
+from shop.orders import Order, load_orders
+from shop.shop import Shop
+
+STOCK = "sku,name,quantity\nP001,Chai,39\nP002,Chang,0\n"
+CUSTOMERS = "customer_id,name,email\nVINET,Vins et alcools,vinet@example.com\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "shop"
+
+
+def run_shop(
+    *arguments: object, cwd: Path = ROOT, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one command without a terminal; whatever comes of it, it shows no traceback."""
+    completed = subprocess.run(
+        [sys.executable, "-m", "shop", *map(str, arguments)],
+        cwd=cwd,
+        env=clean_environment(PYTHONPATH=str(ROOT), **(settings or {})),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in completed.stderr
+    return completed
+
+
+def do(data: Path, order: Order, *steps: Callable[[Shop, Order], object]) -> None:
+    with closing(Shop(data)) as shop:
+        for step in steps:
+            step(shop, order)
+
+
+def charge(shop: Shop, order: Order) -> None:
+    shop.payments.process_payment(order)
+
+
+def sell(shop: Shop, order: Order) -> None:
+    shop.inventory.update_inventory(order)
+
+
+def confirm(shop: Shop, order: Order) -> None:
+    shop.notifications.send_confirmation(order)
+
+
+def note_unsent(shop: Shop, order: Order) -> None:
+    shop.notifications.note_unsent(order)
+
+
+def refund(shop: Shop, order: Order) -> None:
+    shop.payments.refund_payment(order)
+
+
+def write_catalogue(
+    directory: Path, stock: str | bytes | None = STOCK, customers: str | bytes | None = CUSTOMERS
+) -> Path:
+    directory.mkdir()
+    for name, content in (("stock.csv", stock), ("customers.csv", customers)):
+        if content is not None:
+            (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return directory
+
+
+def initial_stock(ledger: Ledger) -> dict[str, int]:
+    return {sku: stock.initial for sku, stock in ledger.stock.items()}
+
+
+def test_ledger_prints_the_documented_json(data: Path) -> None:
+    do(data, make_order("1"), charge, sell, confirm)
+    do(data, make_order("2"), refund)
+
+    completed = run_shop("ledger", "--json", "--data", data)
+
+    document = json.loads(completed.stdout)
+    first_attempt = document["attempts"][0]
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert document == json.loads(json.dumps(asdict(ledger_of(data))))
+    assert list(document) == ["stock", "sales", "charges", "confirmations", "voids", "attempts"]
+    assert document["stock"]["mug"] == {"initial": 100, "now": 98}
+    assert document["sales"] == [
+        {"order_id": "1", "sku": "mug", "quantity": 2, "restored": False},
+        {"order_id": "1", "sku": "coffee-1kg", "quantity": 1, "restored": False},
+    ]
+    assert document["charges"] == [
+        {
+            "order_id": "1",
+            "transaction_id": document["charges"][0]["transaction_id"],
+            "amount_cents": 4_390,
+            "currency": "USD",
+            "refunded": False,
+        }
+    ]
+    assert document["charges"][0]["transaction_id"].startswith("txn_")
+    assert document["confirmations"] == [{"order_id": "1", "customer_id": "ada", "sent": True}]
+    assert document["voids"] == [{"order_id": "2", "step": "refund_payment"}]
+    assert first_attempt == {
+        "step": "process_payment",
+        "order_id": "1",
+        "attempt": 1,
+        "outcome": "ok",
+        "pid": os.getpid(),
+        "at": first_attempt["at"],
+    }
+    assert first_attempt["at"].endswith("+00:00")
+
+
+def test_ledger_tells_people_what_happened_to_each_order(data: Path) -> None:
+    do(data, make_order("1"), charge, sell, note_unsent)
+    do(data, make_order("2"), charge, refund)
+
+    completed = run_shop("ledger", "--data", data)
+
+    first, second = completed.stdout.split("order 2\n")
+    assert completed.returncode == 0
+    assert "order 1\n" in first
+    assert all(words in first for words in ("process_payment", "43.90 USD", "2 x mug", "to ada: noted as not sent"))
+    assert "43.90 USD, refunded" in second
+    assert "mug: 100 -> 98" in second
+
+
+def test_a_ledger_that_nobody_reads_to_its_end_shows_no_traceback(data: Path) -> None:
+    with closing(Shop(data)) as shop:
+        shop.inventory.replace_stock([(f"sku-{number}", "name", 1) for number in range(5_000)])
+
+    completed = subprocess.run(
+        ["bash", "-c", '"$0" -m shop ledger --json --data "$1" | head -c 1', sys.executable, str(data)],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert completed.stdout == "{"
+    assert completed.stderr == ""
+
+
+def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, data: Path) -> None:
+    directory = write_catalogue(tmp_path / "csv")
+
+    completed = [run_shop("load", directory, "--data", data) for _ in range(2)]
+
+    assert [one.returncode for one in completed] == [0, 0]
+    assert "2 products and 1 customers" in completed[0].stdout
+    assert initial_stock(ledger_of(data)) == {"P001": 39, "P002": 0}
+    with closing(Shop(data)) as shop:
+        shop.notifications.send_confirmation(make_order(customer_id="VINET"))
+
+
+def test_load_reads_the_whole_of_northwind(data: Path) -> None:
+    if not NORTHWIND.is_dir():
+        pytest.skip(f"the Northwind orders are not at {NORTHWIND}")
+
+    completed = run_shop("load", NORTHWIND, "--data", data)
+
+    ordered = {item.sku for order in load_orders(str(NORTHWIND / "orders.jsonl")) for item in order.items}
+    assert completed.returncode == 0
+    assert "77 products and 91 customers" in completed.stdout
+    assert set(initial_stock(ledger_of(data))) == ordered
+
+
+def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Path) -> None:
+    do(data, make_order(), sell)
+    before = ledger_of(data)
+
+    completed = run_shop("load", write_catalogue(tmp_path / "csv"), "--data", data)
+
+    assert completed.returncode == 1
+    assert "reset" in completed.stderr
+    assert ledger_of(data) == before
+    do(data, make_order(), confirm)
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "where"),
+    [
+        ({"stock": None}, "stock.csv"),
+        ({"stock": ""}, "stock.csv: line 1"),
+        ({"stock": "P001,Chai,39\n"}, "stock.csv: line 1"),
+        ({"stock": "name,sku,quantity\nChai,P001,39\n"}, "stock.csv: line 1"),
+        ({"stock": STOCK + "P003,Syrup\n"}, "stock.csv: line 4"),
+        ({"stock": STOCK + "P003,Syrup,1,2\n"}, "stock.csv: line 4"),
+        ({"stock": STOCK + "P001,Chai again,39\n"}, "stock.csv: line 4"),
+        ({"stock": STOCK + "P 3,Syrup,1\n"}, "stock.csv: line 4"),
+        *(
+            ({"stock": STOCK + f"P003,Syrup,{quantity}\n"}, "stock.csv: line 4: quantity")
+            for quantity in ("", "-1", "1.5", "many", "1e3", " 1", "\N{SUPERSCRIPT TWO}", "1000000001", "9" * 5_000)
+        ),
+        ({"stock": STOCK.encode() + b"P003,\xff,1\n"}, "stock.csv"),
+        ({"stock": STOCK + f"P003,{'x' * 200_000},1\n"}, "stock.csv"),
+        ({"customers": None}, "customers.csv"),
+        ({"customers": STOCK}, "customers.csv: line 1"),
+        ({"customers": CUSTOMERS + "VINET,Again,vinet@example.com\n"}, "customers.csv: line 3"),
+        ({"customers": CUSTOMERS + "HANAR\n"}, "customers.csv: line 3"),
+    ],
+)
+def test_load_refuses_a_bad_file_by_name_and_line_and_changes_nothing(
+    tmp_path: Path, data: Path, catalogue: dict[str, str | bytes | None], where: str
+) -> None:
+    before = ledger_of(data)
+
+    completed = run_shop("load", write_catalogue(tmp_path / "csv", **catalogue), "--data", data)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert where in completed.stderr
+    assert ledger_of(data) == before
+    do(data, make_order(), confirm)
+
+
+@pytest.mark.parametrize("held", [(charge,), (charge, sell)], ids=["charged", "charged and sold"])
+def test_settle_gives_back_what_an_order_holds_and_voids_the_order(
+    data: Path, held: tuple[Callable[[Shop, Order], object], ...]
+) -> None:
+    do(data, make_order("1"), *held)
+    do(data, make_order("2"), charge, sell)
+
+    completed = [run_shop("settle", "1", "--data", data) for _ in range(2)]
+
+    ledger = ledger_of(data)
+    assert [one.returncode for one in completed] == [0, 0]
+    assert {charged.order_id: charged.refunded for charged in ledger.charges} == {"1": True, "2": False}
+    assert {sale.order_id for sale in ledger.sales if not sale.restored} == {"2"}
+    assert ledger.stock["mug"].now == 98
+    with closing(Shop(data)) as shop:
+        for step in (shop.inventory.update_inventory, shop.payments.process_payment):
+            with pytest.raises(Exception, match="voided"):
+                step(make_order("1"))
+
+
+@pytest.mark.parametrize("order_id", ["complete", "complete-without-mail", "never-seen", "voided"])
+def test_settle_refuses_an_order_that_is_owed_nothing(data: Path, order_id: str) -> None:
+    do(data, make_order("complete"), charge, sell, confirm)
+    do(data, make_order("complete-without-mail"), charge, sell, note_unsent)
+    do(data, make_order("voided"), refund)
+    before = ledger_of(data)
+
+    completed = run_shop("settle", order_id, "--data", data)
+
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert order_id in completed.stderr
+    assert ledger_of(data) == before
+
+
+def test_settle_that_meets_a_fault_says_so_and_can_be_repeated(data: Path) -> None:
+    do(data, make_order(), charge, sell)
+    faults = {"SHOP_FAULTS": "refund_payment:unavailable"}
+
+    struck = run_shop("settle", "1", "--data", data, settings=faults)
+    repeated = run_shop("settle", "1", "--data", data, settings=faults)
+
+    assert (struck.returncode, struck.stdout, repeated.returncode) == (1, "", 0)
+    assert "unavailable" in struck.stderr
+    assert [charged.refunded for charged in ledger_of(data).charges] == [True]
+
+
+def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Path, data: Path) -> None:
+    run_shop("load", write_catalogue(tmp_path / "csv"), "--data", data)
+    do(data, make_order(customer_id="VINET"), charge, refund, confirm)
+
+    completed = run_shop("reset", "--yes", "--data", data)
+
+    ledger = ledger_of(data)
+    assert completed.returncode == 0
+    assert initial_stock(ledger) == {sku: quantity for sku, _, quantity in PRODUCTS}
+    assert (ledger.sales, ledger.charges, ledger.confirmations, ledger.voids, ledger.attempts) == ((), (), (), (), ())
+    do(data, make_order(), confirm)
+
+
+def test_reset_without_yes_and_without_a_terminal_changes_nothing(data: Path) -> None:
+    do(data, make_order(), charge)
+    before = ledger_of(data)
+
+    completed = run_shop("reset", "--data", data)
+
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert "--yes" in completed.stderr
+    assert ledger_of(data) == before
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Give both ends of a terminal: what is written to the first is typed at the second."""
+    ends = pty.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.mark.parametrize(
+    ("typed", "status", "is_emptied"),
+    [(b"y\n", 0, True), (b"n\n", 1, False), (b"\n", 1, False), (b"\x04", 1, False)],
+    ids=["yes", "no", "nothing", "end of input"],
+)
+def test_reset_at_a_terminal_asks_first(
+    data: Path, terminal: tuple[int, int], typed: bytes, status: int, is_emptied: bool
+) -> None:
+    do(data, make_order(), charge)
+    keyboard, screen = terminal
+    os.write(keyboard, typed)
+
+    completed = subprocess.run(
+        [sys.executable, "-m", "shop", "reset", "--data", str(data)],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdin=screen,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert "Traceback" not in completed.stderr
+    assert completed.returncode == status
+    assert (ledger_of(data).charges == ()) == is_emptied
+
+
+@pytest.mark.parametrize("arguments", [("reset",), ("ledger",)])
+def test_a_closed_standard_input_is_no_terminal(data: Path, arguments: tuple[str, ...]) -> None:
+    completed = subprocess.run(
+        ["bash", "-c", 'exec "$0" -m shop "$@" <&-', sys.executable, *arguments, "--data", str(data)],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert "Traceback" not in completed.stderr
+    assert completed.returncode == (1 if arguments == ("reset",) else 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("sell",), ("settle",), ("load",), ("ledger", "--xml"), ("settle", "1", "2")]
+)
+def test_bad_usage_is_answered_with_2(data: Path, arguments: tuple[str, ...]) -> None:
+    completed = run_shop(*arguments, settings={"SHOP_DATA": str(data)})
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "usage: python -m shop" in completed.stderr
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SHOP_FAULTS", "process_payment:explode"), ("SHOP_IDEMPOTENCY", "maybe"), ("SHOP_IDEMPOTENCY", "")],
+)
+def test_a_setting_that_cannot_be_read_is_answered_with_2_and_named(data: Path, name: str, value: str) -> None:
+    completed = run_shop("ledger", "--data", data, settings={name: value})
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert name in completed.stderr
+    assert not data.exists()
+
+
+def test_the_option_goes_before_the_environment_and_that_before_the_default(tmp_path: Path) -> None:
+    by_option, by_environment = tmp_path / "option", tmp_path / "environment"
+    do(by_option, make_order("by-option"), charge)
+    do(by_environment, make_order("by-environment"), charge)
+    do(tmp_path / "data", make_order("by-default"), charge)
+
+    ledgers = [
+        run_shop("ledger", "--json", "--data", by_option, cwd=tmp_path, settings={"SHOP_DATA": str(by_environment)}),
+        run_shop("ledger", "--json", cwd=tmp_path, settings={"SHOP_DATA": str(by_environment)}),
+        run_shop("ledger", "--json", cwd=tmp_path),
+    ]
+
+    charges = [json.loads(ledger.stdout)["charges"] for ledger in ledgers]
+    assert [charged["order_id"] for [charged] in charges] == ["by-option", "by-environment", "by-default"]
+
+
+def test_a_data_directory_that_cannot_be_used_is_answered_with_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    completed = run_shop("ledger", "--data", tmp_path / "file")
+
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert str(tmp_path / "file") in completed.stderr

@@ -1,0 +1,280 @@
+"""The databases under stress: many processes at once, locks, a full disk, `kill -9`, directories that are no use."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ledger_of, make_order
+
+from comparison.processes import ROOT, clean_environment
+from shop import storage
+from shop.catalogue import PRODUCTS
+from shop.errors import ServiceUnavailable
+from shop.ledger import Ledger, Stock, read_ledger
+from shop.orders import Item
+from shop.shop import Shop
+from shop.storage import Database, DataDirectoryUnusable
+
+PROCESSES = [str(number) for number in range(8)]
+# A race is not lost every time: without the lock that `Database` takes, some of these fail, but not each one.
+FRESH_DIRECTORIES = 20
+
+# Opens each directory that it is told, as soon as nobody holds the gate, and processes one order of its own there.
+ONE_OF_MANY = """
+import fcntl
+import sys
+from dataclasses import replace
+from pathlib import Path
+from order_processor import process_order
+from shop.orders import SAMPLE_ORDER
+from shop.shop import Shop
+
+for line in sys.stdin:
+    with open(sys.argv[2]) as gate:
+        print("at the gate", flush=True)
+        fcntl.flock(gate, fcntl.LOCK_SH)
+    try:
+        shop = Shop(Path(line.strip()))
+        print(process_order(shop, replace(SAMPLE_ORDER, order_id=sys.argv[1])).as_line(), flush=True)
+        shop.close()
+    except Exception as error:
+        print(repr(error), flush=True)
+"""
+
+KILLED_IN_A_TRANSACTION = """
+import sys
+from pathlib import Path
+from shop.shop import Shop
+
+with Shop(Path(sys.argv[1])).inventory.database.transaction() as connection:
+    connection.execute("PRAGMA cache_size = 10")  # far less than what follows: it has to go to the file
+    connection.execute("UPDATE products SET now = 0")
+    connection.executemany("INSERT INTO voids VALUES (?, 'digest')", [(f"order-{n}",) for n in range(20_000)])
+    print("in the transaction", flush=True)
+    sys.stdin.read()
+"""
+
+
+def effects(shop: Shop) -> Ledger:
+    return replace(read_ledger(shop), attempts=())
+
+
+@contextmanager
+def lock_on(path: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the write lock of a database, as another program would."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+def limit_pages(database: Database, more: int) -> None:
+    """Let a database grow by so many pages: SQLite answers more as it answers a full disk."""
+    with database.transaction() as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + more}")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    path = tmp_path / "gate"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def processes(gate: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_MANY, order_id, str(gate)],
+            cwd=ROOT,
+            env=clean_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for order_id in PROCESSES
+    ]
+    yield started
+    for process in started:
+        process.communicate(timeout=30)
+
+
+def answers_of(processes: list[subprocess.Popen[str]]) -> list[str]:
+    return [process.stdout.readline() for process in processes if process.stdout is not None]
+
+
+def open_at_once(processes: list[subprocess.Popen[str]], gate: Path, data: Path) -> list[str]:
+    """Let all processes open `data` in the same moment; return what each one answers."""
+    with gate.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{data}\n")
+            process.stdin.flush()
+        assert answers_of(processes) == ["at the gate\n"] * len(PROCESSES)
+    return answers_of(processes)
+
+
+def test_many_processes_open_a_fresh_directory_at_once_and_process_their_orders(
+    tmp_path: Path, gate: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    for number in range(FRESH_DIRECTORIES):
+        data = tmp_path / str(number)
+
+        answers = open_at_once(processes, gate, data)
+
+        ledger = ledger_of(data)
+        assert [answer.split("\t")[:2] for answer in answers] == [[order_id, "completed"] for order_id in PROCESSES]
+        assert {attempt.outcome for attempt in ledger.attempts} == {"ok"}
+        assert sorted(charge.order_id for charge in ledger.charges) == PROCESSES
+        assert {sku: stock.initial for sku, stock in ledger.stock.items()} == {sku: count for sku, _, count in PRODUCTS}
+        assert ledger.stock["mug"] == Stock(initial=100, now=100 - 2 * 8)
+
+
+def test_a_call_waits_for_a_database_that_another_program_has_locked(tmp_path: Path) -> None:
+    shop, released = Shop(tmp_path), threading.Event()
+    with closing(shop), lock_on(tmp_path / "payments.sqlite3") as lock:
+
+        def release() -> None:
+            released.set()
+            lock.execute("ROLLBACK")
+
+        timer = threading.Timer(0.3, release)
+        timer.start()
+        shop.payments.process_payment(make_order())
+
+        assert released.is_set()
+        assert [attempt.outcome for attempt in read_ledger(shop).attempts] == ["ok"]
+        timer.join()
+
+
+def test_a_database_that_stays_locked_is_unavailable_and_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
+    with closing(Shop(tmp_path)) as shop:
+        before = read_ledger(shop)
+
+        with lock_on(tmp_path / "inventory.sqlite3"), pytest.raises(ServiceUnavailable, match="locked"):
+            shop.inventory.update_inventory(make_order())
+
+        assert read_ledger(shop) == before
+        shop.inventory.update_inventory(make_order())
+        assert [attempt.outcome for attempt in read_ledger(shop).attempts] == ["ok"]
+
+
+def test_a_shop_whose_database_stays_locked_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
+    Shop(tmp_path).close()
+
+    with lock_on(tmp_path / "inventory.sqlite3"), pytest.raises(ServiceUnavailable, match="locked"):
+        Shop(tmp_path)
+
+
+def test_a_disk_that_is_full_halfway_through_an_effect_undoes_it_and_the_next_attempt_completes_it(shop: Shop) -> None:
+    skus = [f"{'long-sku-':_<60}{number}" for number in range(500)]
+    shop.inventory.replace_stock([(sku, "name", 9) for sku in skus])
+    order = make_order(items=tuple(Item(sku, 1, 100) for sku in skus))
+    before = effects(shop)
+    limit_pages(shop.inventory.database, more=2)
+
+    with pytest.raises(ServiceUnavailable, match="full"):
+        shop.inventory.update_inventory(order)
+    struck = effects(shop)
+    limit_pages(shop.inventory.database, more=1_000)
+    shop.inventory.update_inventory(order)
+
+    ledger = read_ledger(shop)
+    assert struck == before
+    assert [attempt.outcome for attempt in ledger.attempts] == ["ServiceUnavailable", "ok"]
+    assert len(ledger.sales) == 500
+    assert {stock.now for stock in ledger.stock.values()} == {8}
+
+
+def test_a_disk_without_room_for_any_attempt_loses_no_charge(shop: Shop) -> None:
+    limit_pages(shop.payments.database, more=0)
+
+    charged = 0
+    with pytest.raises(ServiceUnavailable, match="full"):
+        for number in range(1_000):
+            shop.payments.process_payment(make_order(str(number)))
+            charged += 1
+    full = read_ledger(shop)
+    limit_pages(shop.payments.database, more=1_000)
+    shop.payments.process_payment(make_order(str(charged)))
+
+    charges = [charge.order_id for charge in read_ledger(shop).charges]
+    assert 0 < len(full.charges) == charged
+    assert charges == [str(number) for number in range(charged + 1)]
+
+
+def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it(tmp_path: Path) -> None:
+    Shop(tmp_path).close()
+    before = ledger_of(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED_IN_A_TRANSACTION, str(tmp_path)],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in the transaction\n"
+        written = (tmp_path / "inventory.sqlite3-wal").stat().st_size
+
+        process.kill()
+
+    assert written > 100_000
+    assert ledger_of(tmp_path) == before
+    with closing(sqlite3.connect(tmp_path / "inventory.sqlite3")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_an_error_inside_a_transaction_rolls_it_back_and_frees_the_database(shop: Shop) -> None:
+    before = read_ledger(shop)
+
+    with pytest.raises(ZeroDivisionError), shop.inventory.database.transaction() as connection:
+        connection.execute("UPDATE products SET now = 0")
+        _ = 1 / 0
+
+    assert read_ledger(shop) == before
+
+
+def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_repeating(shop: Shop) -> None:
+    shop.inventory.update_inventory(make_order())
+    before = read_ledger(shop)
+
+    for statement in ("UPDATE products SET now = now - 101", "INSERT INTO sales VALUES ('1', '1', 'digest', 0)"):
+        with pytest.raises(sqlite3.IntegrityError), shop.inventory.database.transaction() as connection:
+            connection.execute(statement)
+
+    assert read_ledger(shop) == before
+
+
+def test_a_new_data_directory_is_private_to_its_user(tmp_path: Path) -> None:
+    Shop(tmp_path / "of" / "mine").close()
+
+    assert stat.S_IMODE((tmp_path / "of" / "mine").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "is_directory"),
+    [("data", False), ("data/inventory.sqlite3", False), ("data/payments.sqlite3", False), ("data/.lock", True)],
+)
+def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path, obstacle: str, is_directory: bool) -> None:
+    path = tmp_path / obstacle
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if is_directory else path.write_text("neither a database nor a directory. " * 100)
+
+    with pytest.raises(DataDirectoryUnusable, match=str(tmp_path / "data")):
+        Shop(tmp_path / "data")

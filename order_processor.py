@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import logging
 import os
 import signal
@@ -41,29 +42,30 @@ class AttemptTimedOut(TransientError):
 def process_order(shop: Shop, order: Order) -> Outcome:
     """Take one order through its four steps; undo what was done if one of them fails.
 
-    All that is known of the order stands in this function's local variables. If the process dies, it is forgotten.
+    All that is known of the order stands in this function's local variables. If the process dies, it is forgotten, and
+    the next run can only ask the services how far an earlier one may have come.
     """
-    try:
-        retry("validate_inventory", order, lambda: shop.inventory.validate_inventory(order))
-    except ShopError as error:
-        return not_completed(order, error)
-
     transaction_id = "transaction unknown"
+    may_be_charged = may_be_taken = False
     left_behind: list[str] = []
     try:
+        if shop.notifications.has_confirmed(order):
+            # Not to be touched: a second run that meets an outage would undo what has long been delivered.
+            return Outcome(order.order_id, Status.COMPLETED, "completed by an earlier run")
+        may_be_charged = may_be_taken = shop.payments.has_charged(order)
+        retry("validate_inventory", order, lambda: shop.inventory.validate_inventory(order))
+        # Set before the call: after a time-out the charge may stand, or be made later.
+        may_be_charged = True
         transaction_id = retry("process_payment", order, lambda: shop.payments.process_payment(order))
-        try:
-            retry("update_inventory", order, lambda: shop.inventory.update_inventory(order))
-        except ShopError:
-            # Also after a time-out: the stock may be taken, or be taken later.
-            undo("restore_inventory", order, lambda: shop.inventory.restore_inventory(order), left_behind)
-            raise
+        may_be_taken = True
+        retry("update_inventory", order, lambda: shop.inventory.update_inventory(order))
     except ShopError as error:
-        # By order, not by transaction: after a time-out the charge may stand without our knowing its id.
-        undo("refund_payment", order, lambda: shop.payments.refund_payment(order), left_behind)
-        if left_behind:
-            return Outcome(order.order_id, Status.UNKNOWN, f"{error}; NOT UNDONE: {', '.join(left_behind)}")
-        return not_completed(order, error)
+        if may_be_taken and not isinstance(error, OrderConflict):
+            undo("restore_inventory", order, lambda: shop.inventory.restore_inventory(order), left_behind)
+        if may_be_charged:
+            # By order, not by transaction: without a reply we do not know its id.
+            undo("refund_payment", order, lambda: shop.payments.refund_payment(order), left_behind)
+        return not_completed(order, error, left_behind)
 
     try:
         retry("send_confirmation", order, lambda: shop.notifications.send_confirmation(order))
@@ -121,8 +123,10 @@ def undo(step: str, order: Order, call: Callable[[], None], left_behind: list[st
         left_behind.append(step)
 
 
-def not_completed(order: Order, error: ShopError) -> Outcome:
-    """Name what became of an order of which nothing is left: rejected by the business, or failed for a service."""
+def not_completed(order: Order, error: ShopError, left_behind: list[str]) -> Outcome:
+    """Name what became of an order: rejected by the business, failed for a service, or not undone."""
+    if left_behind:
+        return Outcome(order.order_id, Status.UNKNOWN, f"{error}; NOT UNDONE: {', '.join(left_behind)}")
     if isinstance(error, OrderConflict):
         return Outcome(order.order_id, Status.UNKNOWN, str(error))
     status = Status.REJECTED if isinstance(error, Refusal) else Status.FAILED
@@ -148,7 +152,8 @@ def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> bool:
         outcomes = []
         for future in concurrent.futures.as_completed([executor.submit(process, order) for order in orders]):
             outcomes.append(future.result())
-            print(outcomes[-1].as_line(), flush=True)
+            with contextlib.suppress(BrokenPipeError):  # Nobody reads on; the orders in hand are finished all the same.
+                print(outcomes[-1].as_line(), flush=True)
     return all(outcome.is_settled for outcome in outcomes)
 
 
@@ -178,6 +183,9 @@ def main() -> int:
     except (OSError, ValueError, DataDirectoryUnusable, TransientError) as error:
         print(f"order_processor: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while the orders were read
+        return 2
+    # The shop stays open: a call that was given up may still be under way, and ends before the process does.
     return 0 if process_orders(shop, orders, arguments.concurrency) else 1
 
 

@@ -22,9 +22,8 @@ from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlre
 from temporalio.service import RPCError, RPCStatusCode
 
 from connection import TASK_QUEUE, NoConnection, connect, leave_with, log_to_stderr, ui_link
-from shop.errors import OrderConflict
 from shop.orders import Order, Outcome, Status, load_orders
-from workflows import OrderWorkflow, workflow_id_for
+from workflows import ORDER_CONFLICT, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
 RECONNECT_SECONDS = 1.0
@@ -33,6 +32,10 @@ BAR_WIDTH = 40
 PASSING = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED)
 
 logger = logging.getLogger("run_workflow")
+
+
+class OrderIdTaken(Exception):
+    """Another order with this id runs or ran."""
 
 
 async def run_order(client: Client, order: Order, *, waits: bool) -> Outcome:
@@ -44,7 +47,7 @@ async def run_order(client: Client, order: Order, *, waits: bool) -> Outcome:
             if not waits:
                 return Outcome(order.order_id, Status.STARTED, handle.id)
             return await wait_for_outcome(handle, order)
-        except OrderConflict as error:
+        except OrderIdTaken as error:
             return Outcome(order.order_id, Status.UNKNOWN, str(error))
         except RPCError as error:
             if error.status not in PASSING:
@@ -59,7 +62,7 @@ async def start_or_attach(client: Client, order: Order) -> WorkflowHandle[OrderW
     """Start the workflow of an order. If it runs or ran, return that one: an order is processed once.
 
     Raises:
-        OrderConflict: if it runs or ran with other content; it is left alone.
+        OrderIdTaken: if it runs or ran with other content; it is left alone.
         RPCError: if the server is away or refuses.
     """
     try:
@@ -78,7 +81,7 @@ async def start_or_attach(client: Client, order: Order) -> WorkflowHandle[OrderW
     except WorkflowAlreadyStartedError:
         handle = client.get_workflow_handle_for(OrderWorkflow.run, workflow_id_for(order.order_id))
         if await (await handle.describe()).memo_value("digest", None) != order.digest:
-            raise OrderConflict("the order id is taken by an order with other content, which was left alone") from None
+            raise OrderIdTaken("an order with the same id and other content runs or ran; it was left alone") from None
         how = "attached to"
     logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{handle.id}"))
     return handle
@@ -92,7 +95,7 @@ async def wait_for_outcome(handle: WorkflowHandle[OrderWorkflow, Outcome], order
         cause = error.cause
         if isinstance(cause, CancelledError):
             return Outcome(order.order_id, Status.CANCELLED, "cancelled before its stock was taken")
-        if isinstance(cause, ApplicationError) and cause.type != OrderConflict.__name__:
+        if isinstance(cause, ApplicationError) and cause.type != ORDER_CONFLICT:
             return Outcome(order.order_id, Status.FAILED, cause.message)
         return Outcome(order.order_id, Status.UNKNOWN, f"{cause}; see python -m shop settle {order.order_id}")
 

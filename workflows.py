@@ -21,6 +21,7 @@ Step = Callable[[OrderActivities, Order], T]
 
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 ORDER_FAILED = "OrderFailed"
+ORDER_CONFLICT = OrderConflict.__name__
 
 # Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires.
 ATTEMPT_TIMEOUT = timedelta(seconds=10)
@@ -125,9 +126,9 @@ class OrderWorkflow:
         if error_type(error) in REFUSALS:
             self._show(Status.REJECTED.value, detail)
             return Outcome(order.order_id, Status.REJECTED, detail)
-        if error_type(error) == OrderConflict.__name__:
+        if error_type(error) == ORDER_CONFLICT:
             self._show(Status.UNKNOWN.value, detail)
-            raise ApplicationError(detail, type=OrderConflict.__name__)
+            raise ApplicationError(detail, type=ORDER_CONFLICT)
         self._show(Status.FAILED.value, detail)
         raise ApplicationError(detail, type=ORDER_FAILED)
 

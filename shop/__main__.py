@@ -50,7 +50,7 @@ def load(shop: Shop, directory: Path) -> None:
 
 def settle(shop: Shop, order_id: str) -> None:
     """Refund and restore what an order still holds."""
-    if shop.notifications.has_confirmation(order_id):
+    if shop.notifications.digest_of(order_id):
         raise Refused(f"order {order_id} is complete; nothing is owed")
     if not shop.settle(order_id):
         raise Refused(f"order {order_id} was never charged and took no stock")
@@ -59,12 +59,20 @@ def settle(shop: Shop, order_id: str) -> None:
 
 def reset(shop: Shop, *, is_confirmed: bool) -> None:
     """Empty the shop, after asking."""
-    if not is_confirmed and not sys.stdin.isatty():
+    if not is_confirmed and not (sys.stdin and sys.stdin.isatty()):
         raise Refused("this forgets all orders; say --yes to mean it")
-    if not is_confirmed and input("This forgets all orders. Sure? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not is_confirmed and ask("This forgets all orders. Sure? [y/N] ") not in ("y", "yes"):
         raise Refused("nothing was changed")
     shop.reset()
     print("the shop is empty, and stocked with the built-in catalogue")
+
+
+def ask(question: str) -> str:
+    """Return what the user types; nothing, for Ctrl-D and Ctrl-C."""
+    try:
+        return input(question).strip().lower()
+    except (EOFError, KeyboardInterrupt):
+        return ""
 
 
 def describe(ledger: Ledger) -> str:
@@ -125,8 +133,12 @@ def main() -> int:
         shop = read_shop_options(arguments, os.environ).open()
         try:
             run(shop, arguments)
+            sys.stdout.flush()
         finally:
             shop.close()
+    except BrokenPipeError:
+        # `| head` has read enough. Python flushes once more at its end, and must not find the broken pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, InvalidCatalogue) as error:
         print(f"shop: {error}", file=sys.stderr)
         return 2

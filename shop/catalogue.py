@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def read_products(path: Path) -> list[Product]:
     """
     products = []
     for where, (sku, name, quantity) in _rows(path, ("sku", "name", "quantity")):
-        if not quantity.isascii() or not quantity.isdigit() or int(quantity) > MAX_STOCK:
+        if not re.fullmatch("[0-9]{1,10}", quantity) or int(quantity) > MAX_STOCK:
             raise InvalidCatalogue(f"{where}: quantity: must be a whole number from 0 to {MAX_STOCK}")
         products.append((sku, name, int(quantity)))
     return products

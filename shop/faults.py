@@ -29,7 +29,7 @@ _FAULT = re.compile(
     r"(?P<step>[a-z_]+):(?P<kind>unavailable|lost_reply|crash_before|crash_after|slow\((?P<seconds>[0-9.]+)\))"
     r"(\*(?P<times>inf|[0-9]+))?"
 )
-_RANDOM = re.compile(r"random\((?P<rate>[0-9.]+),(?P<seed>[0-9]+)\)")
+_RANDOM = re.compile(r"random\((?P<rate>[0-9.]+),(?P<seed>[0-9]{1,19})\)")
 
 
 class InvalidFaultSpec(ValueError):

@@ -59,11 +59,23 @@ class Notifications:
         """
         self._record(order, is_sent=False)
 
-    def has_confirmation(self, order_id: str) -> bool:
-        """Tell whether the order was brought to its end: confirmed, or noted as not confirmed."""
+    def has_confirmed(self, order: Order) -> bool:
+        """Tell whether the order was brought to its end: confirmed, or noted as not confirmed.
+
+        Raises:
+            OrderConflict: if another order with this id was.
+            ServiceUnavailable: worth another attempt.
+        """
+        digest = self.digest_of(order.order_id)
+        if digest is not None:
+            refuse_conflict(order.order_id, order.digest, digest)
+        return digest is not None
+
+    def digest_of(self, order_id: str) -> str | None:
+        """Return the content digest of the order that was brought to its end under this id."""
         with self.database.transaction() as connection:
-            row = connection.execute("SELECT 1 FROM confirmations WHERE order_id = ?", (order_id,)).fetchone()
-        return row is not None
+            row = connection.execute("SELECT digest FROM confirmations WHERE order_id = ?", (order_id,)).fetchone()
+        return row and str(row["digest"])
 
     def replace_customers(self, customers: Iterable[Customer]) -> None:
         """Replace all customers."""

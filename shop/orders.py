@@ -106,7 +106,7 @@ def load_orders(path: str | None) -> list[Order]:
         return [SAMPLE_ORDER]
     try:
         if path == "-":
-            return read_orders(sys.stdin.buffer)
+            return read_orders(sys.stdin.buffer if sys.stdin else ())
         with Path(path).open("rb") as lines:
             return read_orders(lines)
     except InvalidOrder as error:

@@ -84,6 +84,18 @@ class Payments:
                 refuse_conflict(order_id, digest, charge["digest"])
             connection.execute("UPDATE charges SET refunded = 1 WHERE order_id = ?", (order_id,))
 
+    def has_charged(self, order: Order) -> bool:
+        """Tell whether the order was charged, refunded or not.
+
+        Raises:
+            OrderConflict: if another order with this id was.
+            ServiceUnavailable: worth another attempt.
+        """
+        digest = self.digest_of(order.order_id)
+        if digest is not None:
+            refuse_conflict(order.order_id, order.digest, digest)
+        return digest is not None
+
     def digest_of(self, order_id: str) -> str | None:
         """Return the content digest of the order that was charged under this id."""
         with self.database.transaction() as connection:

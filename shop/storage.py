@@ -35,6 +35,7 @@ class Database:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _one_process(path.parent / ".lock"):
+                path.touch(mode=0o600)  # also in a directory that is not ours alone
                 self._connection = sqlite3.connect(
                     path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
                 )

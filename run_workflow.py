@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -28,8 +29,17 @@ from workflows import ORDER_CONFLICT, OrderWorkflow, workflow_id_for
 MAX_CONCURRENCY = 256
 RECONNECT_SECONDS = 1.0
 BAR_WIDTH = 40
-# The server is away, or too busy: worth another try. Every other error is an answer.
-PASSING = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED)
+# The server is away, too busy, or was cut off in mid-sentence ("transport error" comes as UNKNOWN): worth another try.
+# Every other error is an answer.
+PASSING = (
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+    RPCStatusCode.UNKNOWN,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.ABORTED,
+    RPCStatusCode.INTERNAL,
+)
 
 logger = logging.getLogger("run_workflow")
 
@@ -107,7 +117,8 @@ async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> l
         NoConnection: if there is no server.
     """
     client = await connect(os.environ)
-    await warn_if_nobody_listens(client)
+    with contextlib.suppress(RPCError):  # It is only a hint.
+        await warn_if_nobody_listens(client)
     slots = asyncio.Semaphore(concurrency)
     outcomes: list[Outcome] = []
 

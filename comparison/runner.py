@@ -182,7 +182,7 @@ async def keep_running(program: Program) -> None:
     while True:
         await program.wait()
         # Killed again before it was ready: the next round starts it again.
-        with suppress(NoConnection):
+        with suppress(NoConnection, TimeoutError):
             await program.start()
 
 

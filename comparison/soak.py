@@ -22,10 +22,10 @@ from shop.orders import SAMPLE_ORDER, Item, Order, Status
 from shop.shop import Shop
 
 FAULT_RATE = 0.1
-BATCH = 25
+BATCH = 10
 BATCH_TIMEOUT_SECONDS = 900.0
 # Between two kills, so that what was started again gets something done.
-PAUSE_SECONDS = (0.2, 1.5)
+PAUSE_SECONDS = (0.1, 1.0)
 USERS_OF_THE_SHOP = (("order_processor.py",), ("run_worker.py",))
 # They are killed more often than the others, and most of their kills are aimed at an attempt that is under way.
 WEIGHT = 3

@@ -20,7 +20,7 @@ from temporalio.worker import Interceptor, Worker
 from activities import OrderActivities
 from comparison.processes import Program, Server, clean_environment, wait_until
 from connection import TASK_QUEUE, OneOrderInterceptor, UnknownWorkflow
-from run_worker import register_order_status
+from run_worker import STICKY_TIMEOUT, register_order_status
 from run_workflow import start_or_attach, wait_for_outcome
 from shop.errors import ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
@@ -65,6 +65,7 @@ async def serve(
             activity_executor=threads,
             max_concurrent_activities=THREADS,
             max_cached_workflows=max_cached_workflows,
+            sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
         ):
             yield
 

@@ -14,7 +14,6 @@ import pytest
 from conftest import Stage
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-from temporalio.client import Client
 
 from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
 from connection import NoConnection, connect
@@ -33,6 +32,14 @@ def addresses_listened_on(pid: int) -> set[str]:
     tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
     rows = [line.split() for table in tables for line in table.splitlines()]
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+async def status_of(program: Program) -> int:
+    """Return the exit status of a program that is expected to end soon by itself; leave none behind if it does not."""
+    try:
+        return await program.run(20)
+    finally:
+        await program.stop()
 
 
 def ended_in_one_sentence(program: Program) -> str:
@@ -90,7 +97,7 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_started(tmp_path: Pa
     )
 
     with socket.create_server(("127.0.0.1", ports[option])):
-        status = await program.run()
+        status = await status_of(program)
 
     assert status == 1
     assert f"port {ports[option]} cannot be used" in ended_in_one_sentence(program)
@@ -107,7 +114,7 @@ async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         f"--db={tmp_path / 'file' / 'state.sqlite3'}",
     )
 
-    status = await program.run()
+    status = await status_of(program)
 
     assert status == 1
     assert str(tmp_path / "file") in ended_in_one_sentence(program)
@@ -119,7 +126,7 @@ async def test_a_port_that_cannot_be_is_bad_usage(tmp_path: Path, options: list[
         tmp_path / "server", clean_environment(), "run_server.py", *options, f"--db={tmp_path / 'db' / 'state'}"
     )
 
-    status = await program.run()
+    status = await status_of(program)
 
     assert status == 2
     assert program.lines() == []
@@ -155,8 +162,10 @@ async def test_an_open_order_goes_on_after_the_server_was_killed_and_started_on_
     await own_server.start()
     worker = await stage.start_worker()
     attach = Program(tmp_path / "attach", stage.settings, "run_workflow.py")
-    status = await attach.run()
-    await worker.stop()
+    try:
+        status = await status_of(attach)
+    finally:
+        await worker.stop()
 
     assert (status, attach.lines()[0].split("\t")[:2]) == (0, ["1001", "completed"])
     assert [charge.order_id for charge in stage.ledger().charges] == ["1001"]
@@ -171,7 +180,7 @@ async def test_sigterm_ends_the_server_and_keeps_its_state(own_server: Server) -
     with pytest.raises(NoConnection):
         await connect(own_server.settings())
     await own_server.start()
-    client: Client = await own_server.client()
+    client = await own_server.client()
 
     assert status == 0
     assert (await client.get_workflow_handle("order-1001").describe()).id == "order-1001"

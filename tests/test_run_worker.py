@@ -31,6 +31,14 @@ def worker_that_ends(settings: dict[str, str], directory: Path, *options: str) -
     return Program(directory / "worker", settings, "run_worker.py", f"--data={directory / 'shop'}", *options)
 
 
+async def status_of(program: Program) -> int:
+    """Return the exit status of a program that is expected to end soon by itself; leave none behind if it does not."""
+    try:
+        return await program.run(20)
+    finally:
+        await program.stop()
+
+
 def sentence_of(program: Program) -> str:
     """Return the one sentence that a program which refused to serve wrote."""
     assert program.lines() == []
@@ -70,7 +78,7 @@ async def test_without_a_server_it_says_so_within_five_seconds(tmp_path: Path) -
     worker = worker_that_ends(clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{port}"), tmp_path)
     started = time.monotonic()
 
-    status = await worker.run()
+    status = await status_of(worker)
 
     assert (status, time.monotonic() - started < 5) == (1, True)
     assert f"no Temporal server answers at 127.0.0.1:{port}; start one" in sentence_of(worker)
@@ -82,7 +90,7 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_s
         worker = worker_that_ends(clean_environment(TEMPORAL_ADDRESS=address), tmp_path)
         started = time.monotonic()
 
-        status = await worker.run()
+        status = await status_of(worker)
 
     assert (status, time.monotonic() - started < 5) == (1, True)
     assert f"no Temporal server answers at {address}" in sentence_of(worker)
@@ -95,7 +103,7 @@ async def test_a_fault_plan_that_cannot_be_read_is_bad_usage_before_anything_is_
     nowhere = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
     worker = worker_that_ends(nowhere, tmp_path, f"--faults={faults}")
 
-    status = await worker.run()
+    status = await status_of(worker)
 
     assert status == 2
     assert faults in sentence_of(worker)
@@ -106,7 +114,7 @@ async def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> 
     (tmp_path / "shop").touch()
     worker = worker_that_ends(clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}"), tmp_path)
 
-    status = await worker.run()
+    status = await status_of(worker)
 
     assert status == 1
     assert str(tmp_path / "shop") in sentence_of(worker)
@@ -127,7 +135,7 @@ async def test_an_order_status_of_another_type_is_reported_and_left_alone(stage:
     )
     worker = worker_that_ends(stage.settings, stage.directory)
 
-    status = await worker.run(20)
+    status = await status_of(worker)
 
     assert status == 1
     assert "OrderStatus" in sentence_of(worker)
@@ -137,7 +145,7 @@ async def test_an_order_status_of_another_type_is_reported_and_left_alone(stage:
 async def test_an_unknown_namespace_is_reported(server: Server, tmp_path: Path) -> None:
     worker = worker_that_ends(server.settings("nowhere"), tmp_path)
 
-    status = await worker.run(20)
+    status = await status_of(worker)
 
     assert status == 1
     assert "nowhere" in sentence_of(worker)

@@ -70,6 +70,7 @@ async def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> As
     """Share one worker without faults; each test uses order ids of its own."""
     stage = await make_stage(server, tmp_path_factory.mktemp("served"))
     worker = await stage.start_worker()
+    assert worker.is_running
     yield stage
     await worker.stop()
 
@@ -249,11 +250,12 @@ async def test_other_content_under_the_id_of_an_open_order_is_refused_and_the_or
     order = make_order()
     starter = await start_and_wait_until_started(stage, order)
 
-    status, printed = await stage.run_orders(make_order(customer_id="grace"))
+    other = write_orders(stage.directory / "other.jsonl", make_order(customer_id="grace"))
+    refused = await run_starter(stage.settings, other)
     await stage.start_worker()
     status_of_first = await starter.wait(30)
 
-    assert (status, printed, status_of_first) == (1, {"1": "unknown"}, 0)
+    assert (refused.status, refused.statuses, status_of_first) == (1, {"1": "unknown"}, 0)
     assert [charge.amount_cents for charge in stage.ledger().charges] == [order.total_cents]
 
 
@@ -267,7 +269,7 @@ async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_a
     starter.signal(signal_number)
     status = await starter.wait(10)
     await stage.start_worker()
-    status_attached, printed_attached = await stage.run_orders(*orders)
+    attached = await run_starter(stage.settings, write_orders(stage.directory / "orders.jsonl", *orders))
 
     assert (status, sorted(line.split("\t")[:2] for line in starter.lines())) == (
         1,
@@ -276,7 +278,7 @@ async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_a
     log = starter.errors.read_text()
     assert "To attach again, run the same command again" in log
     assert "Traceback" not in log
-    assert (status_attached, printed_attached) == (0, {"1": "completed", "2": "completed"})
+    assert (attached.status, attached.statuses) == (0, {"1": "completed", "2": "completed"})
     assert sorted(charge.order_id for charge in stage.ledger().charges) == ["1", "2"]
 
 
@@ -376,16 +378,20 @@ async def test_a_starter_outlives_a_server_that_is_away_for_longer_than_the_sdk_
     stage = Stage(own_server, "default", await own_server.client(), tmp_path)
     path = write_orders(tmp_path / "orders.jsonl", make_order("1"), make_order("2"))
     starter = Program(tmp_path / "starter", stage.settings, "run_workflow.py", "--concurrency=1", str(path))
+    stage.started.append(starter)
     await starter.start()
     await wait_until(lambda: "order 1: started" in starter.errors.read_text(), "the first order is open")
 
-    await own_server.kill()
-    # It says so when the SDK's own patience, about 10 s, is at its end.
-    await wait_until(lambda: "the server is away" in starter.errors.read_text(), "the outage is noticed")
-    await own_server.start()
-    worker = await stage.start_worker()
-    status = await starter.wait(60)
-    await worker.stop()
+    try:
+        await own_server.kill()
+        # It says so when the SDK's own patience, about 10 s, is at its end.
+        await wait_until(lambda: "the server is away" in starter.errors.read_text(), "the outage is noticed")
+        await own_server.start()
+        await stage.start_worker()
+        status = await starter.wait(60)
+    finally:
+        for program in stage.started:
+            await program.stop()
 
     assert (status, [line.split("\t")[:2] for line in starter.lines()]) == (0, [["1", "completed"], ["2", "completed"]])
     assert "Traceback" not in starter.errors.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -34,7 +35,7 @@ from shop.orders import InvalidOrder, Order, parse_order
 
 TASK_QUEUE = "order-processing"
 DEFAULT_ADDRESS = "localhost:7233"
-CONNECT_TIMEOUT_SECONDS = 4.0
+CONNECT_TIMEOUT_SECONDS = 3.0
 
 
 class NoConnection(Exception):
@@ -160,8 +161,9 @@ def leave_with(main: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
     finally:
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         os._exit(status)
 
 

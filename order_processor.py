@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import contextlib
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shop.errors import OrderConflict, PermanentError, Refusal, ShopError, TransientError
-from shop.orders import Order, Outcome, Status, load_orders
+from shop.orders import Order, Outcome, Status, load_orders, print_outcome
 from shop.shop import Shop, add_shop_arguments, read_shop_options
 from shop.storage import DataDirectoryUnusable
 
@@ -152,8 +151,7 @@ def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> bool:
         outcomes = []
         for future in concurrent.futures.as_completed([executor.submit(process, order) for order in orders]):
             outcomes.append(future.result())
-            with contextlib.suppress(BrokenPipeError):  # Nobody reads on; the orders in hand are finished all the same.
-                print(outcomes[-1].as_line(), flush=True)
+            print_outcome(outcomes[-1])
     return all(outcome.is_settled for outcome in outcomes)
 
 

@@ -23,7 +23,7 @@ from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlre
 from temporalio.service import RPCError, RPCStatusCode
 
 from connection import TASK_QUEUE, NoConnection, connect, leave_with, log_to_stderr, ui_link
-from shop.orders import Order, Outcome, Status, load_orders
+from shop.orders import Order, Outcome, Status, load_orders, print_outcome
 from workflows import ORDER_CONFLICT, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
@@ -129,7 +129,7 @@ async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> l
         except asyncio.CancelledError:
             outcome = Outcome(order.order_id, Status.UNKNOWN, "interrupted; if it was started, it goes on")
         outcomes.append(outcome)
-        print(outcome.as_line(), flush=True)
+        print_outcome(outcome)
         show_progress(len(outcomes), len(orders))
 
     tasks = [asyncio.create_task(run_and_report(order)) for order in orders]
@@ -180,10 +180,11 @@ def main() -> int:
         if not 1 <= arguments.concurrency <= MAX_CONCURRENCY:
             raise ValueError(f"--concurrency: must be from 1 to {MAX_CONCURRENCY}")
         orders = load_orders(arguments.orders)
-        outcomes = asyncio.run(run_orders(orders, arguments.concurrency, waits=not arguments.no_wait))
     except (OSError, ValueError) as error:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 2
+    try:
+        outcomes = asyncio.run(run_orders(orders, arguments.concurrency, waits=not arguments.no_wait))
     except NoConnection as error:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 1

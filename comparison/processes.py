@@ -95,7 +95,7 @@ class Program:
         assert self.process is not None, "start it first"
         return await asyncio.wait_for(self.process.wait(), timeout_seconds)
 
-    async def run(self, timeout_seconds: float = 120.0) -> int:
+    async def run(self, timeout_seconds: float = 90.0) -> int:
         """Start it and wait for its end."""
         await self.start()
         return await self.wait(timeout_seconds)

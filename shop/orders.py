@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -111,6 +112,15 @@ def load_orders(path: str | None) -> list[Order]:
             return read_orders(lines)
     except InvalidOrder as error:
         raise InvalidOrder(f"{path}: {error}") from error
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print the line of an order. If nobody reads any more (`| head`), the orders and the exit status still count."""
+    try:
+        print(outcome.as_line(), flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer would break once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse_order(document: object) -> Order:

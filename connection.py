@@ -18,7 +18,12 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import RawValue
-from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.converter import (
+    ActivitySerializationContext,
+    DataConverter,
+    DefaultPayloadConverter,
+    SerializationContext,
+)
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
@@ -47,24 +52,35 @@ class OrderPayloadConverter(DefaultPayloadConverter):
 
     The SDK turns a payload that it cannot decode into a failed workflow *task*, which is retried for ever while the
     order looks as if it ran. Here a malformed order fails its workflow at once, with the field and the reason.
+
+    A stricter rule does not fail an order that is under way: the failure contradicts the recorded history, which fails
+    the workflow task only, so the order waits for a worker with the rules that it was accepted by.
     """
 
+    _checks_orders = True
+
+    def with_context(self, context: SerializationContext) -> OrderPayloadConverter:
+        """Check an order where its workflow starts, not again in each step: there it would use up the attempts."""
+        if not isinstance(context, ActivitySerializationContext):
+            return self
+        unchecked = OrderPayloadConverter()
+        unchecked._checks_orders = False
+        return unchecked
+
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode payloads; an order is checked.
+        """Decode payloads; an order is checked. The SDK gives no hints if there is another number of arguments.
 
         Raises:
-            ApplicationError: of type `InvalidOrder`, for a malformed order that is just being started.
-            InvalidOrder: for one under way, which an earlier worker accepted: it waits for that worker's rules.
+            ApplicationError: of type `InvalidOrder`, for what cannot be decoded or breaks a rule.
         """
-        if type_hints != [Order]:
+        if not self._checks_orders or type_hints not in (None, [Order]):
             return super().from_payloads(payloads, type_hints)
         try:
-            return [parse_order(*super().from_payloads(payloads))]
-        except (ValueError, RuntimeError, KeyError, RecursionError) as error:
+            values = super().from_payloads(payloads)
+            return [parse_order(*values)] if type_hints else values
+        except (ValueError, TypeError, RuntimeError, KeyError, RecursionError) as error:
             message = str(error) if isinstance(error, InvalidOrder) else f"order: cannot be decoded: {error}"
-            if workflow.in_workflow() and not workflow.unsafe.is_replaying():
-                raise ApplicationError(message, type=InvalidOrder.__name__) from error
-            raise InvalidOrder(message) from error
+            raise ApplicationError(message, type=InvalidOrder.__name__) from error
 
 
 class OneOrderInterceptor(Interceptor):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from conftest import Stage, make_order, make_stage
@@ -20,6 +21,8 @@ from comparison.processes import Server
 from connection import TASK_QUEUE
 from run_workflow import start_or_attach, wait_for_outcome
 from shop.orders import Status
+
+AnyHandle: TypeAlias = WorkflowHandle[Any, Any]  # Any: workflows of whatever type
 
 TEMPORAL = Path(sys.executable).parent / "temporal"
 LIMIT_SECONDS = 5.0
@@ -116,13 +119,13 @@ async def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> As
     await worker.kill()
 
 
-async def start(stage: Stage, arguments: list[Payload], workflow_type: str, workflow_id: str) -> WorkflowHandle:
+async def start(stage: Stage, arguments: list[Payload], workflow_type: str, workflow_id: str) -> AnyHandle:
     return await stage.client.start_workflow(
         workflow_type, args=[RawValue(argument) for argument in arguments], id=workflow_id, task_queue=TASK_QUEUE
     )
 
 
-async def assert_refused(stage: Stage, handle: WorkflowHandle, error_type: str, reason: str) -> None:
+async def assert_refused(stage: Stage, handle: AnyHandle, error_type: str, reason: str) -> None:
     """Wait until the server has closed the workflow as failed, for that reason; check that nothing happened."""
     with pytest.raises(WorkflowFailureError) as failure:
         await asyncio.wait_for(handle.result(), LIMIT_SECONDS)

@@ -292,9 +292,11 @@ async def test_a_second_cancel_during_a_compensation_does_not_stop_it(compensati
     await wait_until(hold.reached.is_set, f"{compensation} is under way")
 
     await cancel(handle)
+    status_when_held = (await handle.describe()).status
     hold.released.set()
     end = await end_of(handle, order)
 
+    assert status_when_held == WorkflowExecutionStatus.RUNNING
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
     assert counter.attempts(order, compensation) == ["ok"]
     assert_nothing_held(read_ledger(counter.shop), order)
@@ -315,9 +317,11 @@ async def test_a_cancel_during_a_compensation_leaves_the_reason_for_it(
     await wait_until(hold.reached.is_set, "the refund is under way")
 
     await cancel(handle)
+    status_when_held = (await handle.describe()).status
     hold.released.set()
     ended = await end_of(handle, order)
 
+    assert status_when_held == WorkflowExecutionStatus.RUNNING
     assert ended == end
     assert counter.attempts(order, "refund_payment") == ["ok"]
     assert_nothing_held(read_ledger(counter.shop), order)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_order
+from conftest import Stage, make_order
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType, IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
@@ -20,16 +20,19 @@ from temporalio.converter import DataConverter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 from test_cancellation import (
-    PATIENCE_SECONDS,
     Handle,
+    Hold,
+    PlanOfEachOrder,
     assert_done_once,
     assert_nothing_held,
     attempts_of,
+    end_of,
     serve,
 )
 
 from comparison.processes import wait_until
 from connection import OrderPayloadConverter
+from run_worker import register_order_status
 from run_workflow import start_or_attach, wait_for_outcome
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
@@ -212,32 +215,29 @@ async def test_an_unknown_customer_is_noted_as_not_mailed_at_once_and_the_order_
     assert_done_once(ran.ledger, order, is_sent=False)
 
 
-async def test_of_two_who_want_the_last_item_one_gets_it_and_the_other_is_refunded(
-    client: Client, tmp_path: Path
-) -> None:
+async def test_of_two_who_want_the_last_item_one_gets_it_and_the_other_is_refunded(stage: Stage) -> None:
+    # On the real server: the one that skips time is made for one workflow at a time, and skips the other's life.
     orders = [make_order(order_id, items=(Item("last-one", 1, 90_00),)) for order_id in ("1", "2")]
-    # Nobody can pay yet when both look at the stock.
-    shop = Shop(tmp_path / "shop", parse_faults("process_payment:unavailable*2"))
+    holds = [Hold(step="process_payment") for _ in orders]
+    plans = {order.order_id: hold.plan() for order, hold in zip(orders, holds, strict=True)}
+    shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
+    await register_order_status(stage.client)
 
-    async with serve(client, shop):
-        handles = [await start_or_attach(client, order) for order in orders]
-        await wait_until(
-            lambda: all("ok" in attempts_of(read_ledger(shop), order, "validate_inventory") for order in orders),
-            "both have seen the last one",
-        )
-        outcomes = await asyncio.wait_for(
-            asyncio.gather(*(wait_for_outcome(handle, order) for handle, order in zip(handles, orders, strict=True))),
-            PATIENCE_SECONDS,
-        )
+    async with serve(stage.client, shop):
+        handles = [await start_or_attach(stage.client, order) for order in orders]
+        await wait_until(lambda: all(hold.reached.is_set() for hold in holds), "both have seen the last one")
+        for hold in holds:
+            hold.released.set()
+        ends = await asyncio.gather(*(end_of(handle, order) for handle, order in zip(handles, orders, strict=True)))
 
     ledger = read_ledger(shop)
     shop.close()
-    assert {outcome.status for outcome in outcomes} == {Status.COMPLETED, Status.REJECTED}
-    for order, outcome in zip(orders, outcomes, strict=True):
-        if outcome.status == Status.COMPLETED:
+    assert {status for status, _ in ends} == {Status.COMPLETED, Status.REJECTED}
+    for order, (status, _) in zip(orders, ends, strict=True):
+        if status == Status.COMPLETED:
             assert_done_once(ledger, order)
         else:
-            assert outcome.detail.startswith("OutOfStock")
+            assert attempts_of(ledger, order, "update_inventory") == ["OutOfStock"]
             assert [charge.refunded for charge in ledger.charges if charge.order_id == order.order_id] == [True]
             assert_nothing_held(ledger, order)
     assert ledger.stock["last-one"].now == 0

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from temporalio.converter import (
 )
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 from temporalio.worker import (
     ExecuteWorkflowInput,
@@ -41,6 +42,7 @@ from shop.orders import InvalidOrder, Order, parse_order
 TASK_QUEUE = "order-processing"
 DEFAULT_ADDRESS = "localhost:7233"
 CONNECT_TIMEOUT_SECONDS = 3.0
+RPC_TIMEOUT = timedelta(seconds=1)
 
 
 class NoConnection(Exception):
@@ -102,7 +104,10 @@ class _OneOrderCheck(WorkflowInboundInterceptor):
 
 @workflow.defn(dynamic=True)
 class UnknownWorkflow:
-    """Fails workflows of any type that the worker does not serve; the SDK would let them wait for ever."""
+    """Fails workflows of any type that the worker does not serve; the SDK would let them wait for ever.
+
+    Right for a queue of one type. Where types are added, let starts wait for a newer worker: leave this class out.
+    """
 
     @workflow.run
     async def run(self, arguments: Sequence[RawValue]) -> None:
@@ -137,10 +142,13 @@ async def connect(environment: Mapping[str, str]) -> Client:
         )
     except (RuntimeError, ValueError, asyncio.TimeoutError) as error:
         raise NoConnection(
-            f"no Temporal server answers at {address}; start one (python run_server.py) or set TEMPORAL_ADDRESS"
+            f"no Temporal server answers at {address}; start one (python run_server.py) or set TEMPORAL_ADDRESS;"
+            f" the SDK says: {error or 'no answer in time'}"
         ) from error
     try:
-        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+        await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
+        )
     except RPCError as error:
         raise NoConnection(f"the Temporal server at {address} refuses: {error.message}") from error
     return client
@@ -148,7 +156,7 @@ async def connect(environment: Mapping[str, str]) -> Client:
 
 def ui_link(client: Client, path: str) -> str:
     """Return where the UI shows `path`, by the development server's rule: the UI listens 1000 above the server."""
-    host, _, port = client.service_client.config.target_host.rpartition(":")
+    host, _, port = client.service_client.config.target_host.rpartition("/")[2].rpartition(":")
     if host.endswith((".tmprl.cloud", ".temporal.io")):
         base = "https://cloud.temporal.io"
     else:
@@ -203,5 +211,6 @@ def _shorten_shop_errors(record: logging.LogRecord) -> bool:
 def _runtime() -> Runtime:
     """Return a runtime whose native core logs through Python: by default it writes to standard output."""
     forwarding = LogForwardingConfig(logging.getLogger("temporalio.core"))
-    log_filter = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    # Without its client's warnings of each retry: when the server is away, the starter says so itself.
+    log_filter = "ERROR,temporalio_sdk_core=WARN,temporalio_sdk=WARN,temporal_sdk_bridge=WARN"
     return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(log_filter, forwarding=forwarding)))

@@ -44,14 +44,17 @@ def process_order(shop: Shop, order: Order) -> Outcome:
     All that is known of the order stands in this function's local variables. If the process dies, it is forgotten, and
     the next run can only ask the services how far an earlier one may have come.
     """
-    transaction_id = "transaction unknown"
-    may_be_charged = may_be_taken = False
-    left_behind: list[str] = []
     try:
-        if shop.notifications.has_confirmed(order):
+        if retry("look up", order, lambda: shop.notifications.has_confirmed(order)):
             # Not to be touched: a second run that meets an outage would undo what has long been delivered.
             return Outcome(order.order_id, Status.COMPLETED, "completed by an earlier run")
-        may_be_charged = may_be_taken = shop.payments.has_charged(order)
+        may_be_charged = may_be_taken = retry("look up", order, lambda: shop.payments.has_charged(order))
+    except ShopError as error:
+        return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; nothing was done in this run")
+
+    transaction_id = "transaction unknown"
+    left_behind: list[str] = []
+    try:
         retry("validate_inventory", order, lambda: shop.inventory.validate_inventory(order))
         # Set before the call: after a time-out the charge may stand, or be made later.
         may_be_charged = True
@@ -70,7 +73,7 @@ def process_order(shop: Shop, order: Order) -> Outcome:
         retry("send_confirmation", order, lambda: shop.notifications.send_confirmation(order))
     except ShopError as error:
         try:
-            shop.notifications.note_unsent(order)
+            retry("note_unsent", order, lambda: shop.notifications.note_unsent(order))
         except ShopError as note_error:
             logger.critical("order %s: TELL THE CUSTOMER BY HAND: %s", order.order_id, note_error)
         return Outcome(order.order_id, Status.COMPLETED, f"{transaction_id}; no confirmation was sent: {error}")
@@ -135,8 +138,13 @@ def not_completed(order: Order, error: ShopError, left_behind: list[str]) -> Out
 def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> bool:
     """Process all orders and print a line for each; tell whether nobody has to look after any of them."""
     stopping = threading.Event()
+
+    def stop(*_: object) -> None:
+        logger.warning("stopping: orders in hand are finished, no other is begun")
+        stopping.set()
+
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: stopping.set())
+        signal.signal(signal_number, stop)
 
     def process(order: Order) -> Outcome:
         if stopping.is_set():

@@ -31,7 +31,7 @@ RECONNECT_SECONDS = 1.0
 BAR_WIDTH = 40
 # The server is away, too busy, or was cut off in mid-sentence ("transport error" comes as UNKNOWN): worth another try.
 # Every other error is an answer.
-PASSING = (
+RETRYABLE = (
     RPCStatusCode.UNAVAILABLE,
     RPCStatusCode.DEADLINE_EXCEEDED,
     RPCStatusCode.RESOURCE_EXHAUSTED,
@@ -60,7 +60,7 @@ async def run_order(client: Client, order: Order, *, waits: bool) -> Outcome:
         except OrderIdTaken as error:
             return Outcome(order.order_id, Status.UNKNOWN, str(error))
         except RPCError as error:
-            if error.status not in PASSING:
+            if error.status not in RETRYABLE:
                 return Outcome(order.order_id, Status.UNKNOWN, f"the server refuses: {error.message}")
             if not is_away:
                 logger.warning("order %s: the server is away; waiting for it (%s)", order.order_id, error.message)
@@ -69,7 +69,7 @@ async def run_order(client: Client, order: Order, *, waits: bool) -> Outcome:
 
 
 async def start_or_attach(client: Client, order: Order) -> WorkflowHandle[OrderWorkflow, Outcome]:
-    """Start the workflow of an order. If it runs or ran, return that one: an order is processed once.
+    """Start the workflow of an order. If it runs, or ran within the namespace's retention, return that one.
 
     Raises:
         OrderIdTaken: if it runs or ran with other content; it is left alone.
@@ -107,7 +107,9 @@ async def wait_for_outcome(handle: WorkflowHandle[OrderWorkflow, Outcome], order
             return Outcome(order.order_id, Status.CANCELLED, "cancelled before its stock was taken")
         if isinstance(cause, ApplicationError) and cause.type != ORDER_CONFLICT:
             return Outcome(order.order_id, Status.FAILED, cause.message)
-        return Outcome(order.order_id, Status.UNKNOWN, f"{cause}; see python -m shop settle {order.order_id}")
+        return Outcome(
+            order.order_id, Status.UNKNOWN, f"{cause}; if it was terminated: python -m shop settle {order.order_id}"
+        )
 
 
 async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> list[Outcome]:

@@ -26,7 +26,8 @@ ORDER_CONFLICT = OrderConflict.__name__
 # Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires.
 ATTEMPT_TIMEOUT = timedelta(seconds=10)
 
-# Nothing has happened to the order yet: better a quick "failed" than a customer who waits.
+# Nothing has happened to the order yet: better a quick "failed" than a customer who waits. (An order waits for a worker
+# as long as it takes: no time-out counts before the first attempt begins.)
 VALIDATION_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_attempts=3, non_retryable_error_types=PERMANENT_ERRORS
 )
@@ -62,7 +63,7 @@ class OrderWorkflow:
 
         Raises:
             ApplicationError: of type `OrderFailed`, `OrderConflict` or `ForeignWorkflowId`.
-            CancelledError: if the order was cancelled before its stock was taken.
+            CancelledError, ActivityError: if the order was cancelled before its stock was taken; closes it as Canceled.
         """
         if workflow.info().workflow_id != workflow_id_for(order.order_id):
             raise ApplicationError(
@@ -74,14 +75,19 @@ class OrderWorkflow:
         money = f"{order.total_cents / 100:.2f} {order.currency}"
         units = f"{sum(item.quantity for item in order.items)} units of {len(order.items)} products"
         try:
-            await self._take(OrderActivities.validate_inventory, order, VALIDATION_RETRIES, f"are {units} there?")
+            if await self._run_step(
+                OrderActivities.validate_inventory, order, VALIDATION_RETRIES, f"are {units} there?"
+            ):
+                # Delivered by an earlier run, which Temporal has forgotten since. From here there is no way back: an
+                # outage in this run must not undo what the customer has.
+                return await shielded(self._deliver_again(order))
             # An undo is registered before its step: a step that timed out may have happened, or happen later.
             undo.append(OrderActivities.refund_payment)
-            transaction_id = await self._take(
+            transaction_id = await self._run_step(
                 OrderActivities.process_payment, order, PAYMENT_RETRIES, f"charge {money}"
             )
             undo.append(OrderActivities.restore_inventory)
-            await self._take(OrderActivities.update_inventory, order, INVENTORY_RETRIES, f"take {units}")
+            await self._run_step(OrderActivities.update_inventory, order, INVENTORY_RETRIES, f"take {units}")
         except (ActivityError, asyncio.CancelledError) as error:
             await shielded(self._undo(undo, order, why=reason(error)))
             return self._not_completed(order, error)
@@ -93,10 +99,16 @@ class OrderWorkflow:
         """Return the step the order is in, or how it ended: the value of the search attribute `OrderStatus`."""
         return self._status
 
+    async def _deliver_again(self, order: Order) -> Outcome:
+        transaction_id = await self._run_step(
+            OrderActivities.process_payment, order, INVENTORY_RETRIES, "find the earlier charge"
+        )
+        return await self._confirm(order, transaction_id)
+
     async def _confirm(self, order: Order, transaction_id: str) -> Outcome:
         detail = transaction_id
         try:
-            await self._take(
+            await self._run_step(
                 OrderActivities.send_confirmation,
                 order,
                 CONFIRMATION_RETRIES,
@@ -105,14 +117,14 @@ class OrderWorkflow:
             )
         except ActivityError as error:
             detail = f"{transaction_id}; no confirmation was sent: {reason(error)}"
-            await self._take(OrderActivities.note_unsent, order, UNDO_RETRIES, "note that no mail was sent")
-        self._show(Status.COMPLETED.value, detail)
+            await self._run_step(OrderActivities.note_unsent, order, UNDO_RETRIES, "note that no mail was sent")
+        self._publish_status(Status.COMPLETED.value, detail)
         return Outcome(order.order_id, Status.COMPLETED, detail)
 
     async def _undo(self, undo: Sequence[Step[None]], order: Order, why: str) -> None:
         for step in reversed(undo):
             try:
-                await self._take(step, order, UNDO_RETRIES, f"undo: {why}")
+                await self._run_step(step, order, UNDO_RETRIES, f"undo: {why}")
             except ActivityError as error:
                 # Only for good: the id belongs to another order, so there is nothing of this one to undo.
                 workflow.logger.warning("%s: %s", step.__name__, reason(error))
@@ -121,21 +133,23 @@ class OrderWorkflow:
         """Return the outcome of an order that was refused, and raise that of one that was given up or cancelled."""
         detail = reason(error)
         if is_cancelled_exception(error):
-            self._show(Status.CANCELLED.value, detail)
+            self._publish_status(Status.CANCELLED.value, detail)
             raise error
         if error_type(error) in REFUSALS:
-            self._show(Status.REJECTED.value, detail)
+            self._publish_status(Status.REJECTED.value, detail)
             return Outcome(order.order_id, Status.REJECTED, detail)
         if error_type(error) == ORDER_CONFLICT:
-            self._show(Status.UNKNOWN.value, detail)
+            self._publish_status(Status.UNKNOWN.value, detail)
             raise ApplicationError(detail, type=ORDER_CONFLICT)
-        self._show(Status.FAILED.value, detail)
+        self._publish_status(Status.FAILED.value, detail)
         raise ApplicationError(detail, type=ORDER_FAILED)
 
-    async def _take(
+    async def _run_step(
         self, step: Step[T], order: Order, retries: RetryPolicy, summary: str, deadline: timedelta | None = None
     ) -> T:
-        self._show(step.__name__, f"{summary}. Attempts and their errors stand under Pending Activities.")
+        self._publish_status(
+            step.__name__, f"{summary}. Attempts and their errors are listed under Pending Activities."
+        )
         return await workflow.execute_activity_method(
             step,
             order,
@@ -145,7 +159,7 @@ class OrderWorkflow:
             summary=summary,
         )
 
-    def _show(self, status: str, details: str) -> None:
+    def _publish_status(self, status: str, details: str) -> None:
         """Tell the query, the search attribute and the UI where the order stands."""
         self._status = status
         workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])

@@ -38,7 +38,7 @@ async def compare(scenarios: Sequence[Scenario], directory: Path, arguments: arg
             progress.update(task, advance=1, description=row.scenario.title)
 
         async with running_server(directory / "server") as server:
-            rows = await run_scenarios(scenarios, directory, server, show)
+            rows = await run_scenarios(scenarios, directory, server, show=show)
             progress.stop()
             report(rows, arguments)
             if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.picture):
@@ -150,10 +150,10 @@ def main_keys(argv: Sequence[str]) -> int:
 def main_soak(argv: Sequence[str]) -> int:
     """Kill at random while orders are in flight, then audit."""
     parser = argparse.ArgumentParser(prog="python -m comparison soak", description=main_soak.__doc__)
-    parser.add_argument("--orders", type=int, default=200, metavar="N")
-    parser.add_argument("--kills", type=int, default=30, metavar="K")
-    parser.add_argument("--seed", type=int, default=1, metavar="S")
-    parser.add_argument("--version", choices=("manual", "temporal"), default="temporal")
+    parser.add_argument("--orders", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--kills", type=int, default=30, metavar="K", help="default: 30")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of orders, faults and kills (default: 1)")
+    parser.add_argument("--version", choices=("manual", "temporal"), default="temporal", help="manual is the script")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.orders <= 100_000 or not 0 <= arguments.kills <= 100_000:
         parser.error("--orders must be from 1 to 100000, --kills from 0 to 100000")
@@ -167,7 +167,7 @@ def main_soak(argv: Sequence[str]) -> int:
 def main_bench(argv: Sequence[str]) -> int:
     """Measure both versions side by side."""
     parser = argparse.ArgumentParser(prog="python -m comparison bench", description=main_bench.__doc__)
-    parser.add_argument("--orders", type=int, default=200, metavar="N", help="for the throughput (default: 200)")
+    parser.add_argument("--orders", type=int, default=100, metavar="N", help="for the throughput (default: 100)")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.orders <= 10_000:
         parser.error("--orders must be from 1 to 10000")

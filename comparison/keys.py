@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from comparison.runner import Cell, run_scenarios, running_server
@@ -21,14 +22,18 @@ async def run_keys(directory: Path) -> bool:
         Whether the keys alone decide: one charge with them, two without, in either version.
     """
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in NAMES]
+    async with running_server(directory / "server") as server:
+        with_keys, without_keys = await asyncio.gather(
+            run_scenarios(scenarios, directory / "on", server, keys="on"),
+            run_scenarios(scenarios, directory / "off", server, keys="off"),
+        )
     print(f"{'':<32}{'keys':<6}{'script':<22}Temporal")
     is_as_expected = True
-    async with running_server(directory / "server") as server:
-        for keys, expected_charges in (("on", 1), ("off", 2)):
-            for row in await run_scenarios(scenarios, directory / keys, server, lambda row: None, keys=keys):
-                script = row.script_rerun or row.script
-                print(f"{row.scenario.title:<32}{keys:<6}{_charges(script):<22}{_charges(row.temporal)}", flush=True)
-                is_as_expected &= script.charges == row.temporal.charges == expected_charges
+    for keys, rows, expected_charges in (("on", with_keys, 1), ("off", without_keys, 2)):
+        for row in rows:
+            script = row.script_rerun or row.script
+            print(f"{row.scenario.title:<32}{keys:<6}{_charges(script):<22}{_charges(row.temporal)}")
+            is_as_expected &= script.charges == row.temporal.charges == expected_charges
     print(LESSON)
     return is_as_expected
 

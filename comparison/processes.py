@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
@@ -101,9 +102,13 @@ class Program:
         return await self.wait(timeout_seconds)
 
     def signal(self, signal_number: int) -> None:
-        """Send it a signal, if it is still there."""
-        if self.is_running and self.process is not None:
-            self.process.send_signal(signal_number)
+        """Send it a signal, if it is still there.
+
+        Not by `send_signal`, which reaps a process that has just ended and hides from asyncio what ended it.
+        """
+        if self.is_running:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal_number)
 
     async def kill(self) -> None:
         """Kill it with SIGKILL: it gets no chance to clean up."""

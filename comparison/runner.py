@@ -84,7 +84,12 @@ async def running_server(directory: Path) -> AsyncIterator[Server]:
 
 
 async def run_scenarios(
-    scenarios: Sequence[Scenario], directory: Path, server: Server, show: Callable[[Row], None], *, keys: str = "on"
+    scenarios: Sequence[Scenario],
+    directory: Path,
+    server: Server,
+    *,
+    show: Callable[[Row], None] = lambda row: None,
+    keys: str = "on",
 ) -> list[Row]:
     """Run scenarios side by side; call `show` with each row as it is done. The rows keep the scenarios' order."""
     slots = asyncio.Semaphore(SIDE_BY_SIDE)

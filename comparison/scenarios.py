@@ -83,7 +83,7 @@ SCENARIOS = (
         UNDONE,
         COMPLETE,
         faults="update_inventory:unavailable*4",
-        note="the script cannot wait: it holds the order in memory",
+        note="a policy: waiting longer, the script could be killed for longer",
     ),
     Scenario(
         "killed-before-charge",
@@ -154,7 +154,7 @@ SCENARIOS = (
         faults="process_payment:unavailable*2",
         disturbance=Disturbance.CANCEL,
         disturbed_step="process_payment",
-        note="the script has no way to cancel an order",
+        note="asked to stop, the script finishes what it has in hand",
     ),
     Scenario(
         "all-killed",

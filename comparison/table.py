@@ -16,7 +16,7 @@ from rich.text import Text
 from comparison.audit import Ending
 from comparison.runner import Cell, Row
 
-HEADINGS = ("what happens", "script", "script, run again by hand", "Temporal")
+HEADINGS = ("what happens", "script", "script, run again", "Temporal")
 LEGEND = "money kept / units taken / mails sent / attempts / time from the first attempt to the last"
 PICTURE_WIDTH = 160
 

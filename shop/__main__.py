@@ -49,12 +49,12 @@ def load(shop: Shop, directory: Path) -> None:
 
 
 def settle(shop: Shop, order_id: str) -> None:
-    """Refund and restore what an order still holds."""
+    """Refund and restore what an order still holds. Only for one that nobody works on any more."""
     if shop.notifications.digest_of(order_id):
         raise Refused(f"order {order_id} is complete; nothing is owed")
     if not shop.settle(order_id):
         raise Refused(f"order {order_id} was never charged and took no stock")
-    print(f"order {order_id}: payment refunded, stock restored")
+    print(f"order {order_id}: holds no charge and no stock any more")
 
 
 def reset(shop: Shop, *, is_confirmed: bool) -> None:
@@ -105,7 +105,7 @@ def describe(ledger: Ledger) -> str:
     moved = [
         f"  {sku}: {stock.initial} -> {stock.now}" for sku, stock in ledger.stock.items() if stock.now != stock.initial
     ]
-    return "\n".join([*blocks, "stock that moved", *(moved or ["  none"])])
+    return "\n".join([*blocks, "stock that moved", *(moved or ["  none"]), "(times are UTC)"])
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -51,10 +51,13 @@ class Inventory:
     attempts: Attempts
     keys: IdempotencyKeys
 
-    def validate_inventory(self, order: Order) -> None:
-        """Look whether the stock suffices. Changes nothing: another order may still take the last item first.
+    def validate_inventory(self, order: Order) -> bool:
+        """Check whether the stock suffices. Changes nothing: another order may still take the last item first.
 
         What the order itself took earlier counts as available, so that a finished order finds what it had.
+
+        Returns:
+            Whether the order took its items in an earlier run.
 
         Raises:
             UnknownProduct, OutOfStock: if it does not.
@@ -67,6 +70,7 @@ class Inventory:
             for item in order.items:
                 own = _quantity_in(connection, own_sale, item.sku) if own_sale else 0
                 _refuse_shortage(connection, item, own)
+            return own_sale is not None
 
     def update_inventory(self, order: Order) -> None:
         """Take the items from the stock, all or none. Safe to repeat: the order's key is taken once.

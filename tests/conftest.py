@@ -19,6 +19,17 @@ from shop.shop import Shop
 
 NORTHWIND = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "northwind"
 
+# Each of these keeps two cores busy by itself: they take turns.
+BUSY_MODULES = ("test_comparison", "test_crashes", "test_readme")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a module in one process, and those of the busy modules in the same."""
+    items.sort(key=lambda item: item.path.stem not in BUSY_MODULES)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("busy" if item.path.stem in BUSY_MODULES else item.path.stem))
+
 
 def make_order(order_id: str = "1", **changes: object) -> Order:
     """Return the sample order with another id, and with `changes`."""

@@ -91,6 +91,7 @@ def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
     assert (scenario.script_rerun is not None) == is_killed
 
 
+@pytest.mark.timeout(290)
 def test_a_small_soak_has_no_violation() -> None:
     done = run_comparison("soak", "--orders", "200", "--kills", "30", "--seed", "3")
 

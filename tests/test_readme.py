@@ -19,7 +19,7 @@ from comparison.processes import ROOT, clean_environment, free_port, wait_until
 
 README = ROOT / "README.md"
 SERVICES = ("python run_server.py", "python run_worker.py")
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 110
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"<!-- python -m comparison --markdown -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -131,6 +131,7 @@ async def pasted(text: str, directory: Path) -> str:
     return CONSOLE.sub(lambda match: f"```console\n{next(remaining)}```", text)
 
 
+@pytest.mark.timeout(290)
 async def test_the_commands_print_what_the_readme_shows(tmp_path: Path) -> None:
     text = README.read_text()
 

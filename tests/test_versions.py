@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from conftest import NORTHWIND, Stage, make_order, write_orders
+from conftest import NORTHWIND, Stage, make_order, make_stage, write_orders
 
 from comparison.audit import audit
 from comparison.processes import Program, clean_environment
@@ -206,6 +206,19 @@ async def test_an_order_whose_id_is_taken_by_other_content_touches_nothing(run: 
     status, printed, ledger = await run(make_order(items=(Item("grinder", 1, 9900),)))
 
     assert (status, printed) == (1, {"1": "unknown"})
+    assert_done_once(ledger, order)
+
+
+async def test_an_order_that_was_delivered_is_not_undone_by_a_second_run_in_an_outage(run: Run, stage: Stage) -> None:
+    order = make_order()
+    await run(order)
+    # As after the namespace's retention: Temporal has forgotten the first run, and starts a second one.
+    forgetful = await make_stage(stage.server, stage.directory)
+    stage.namespace, stage.client = forgetful.namespace, forgetful.client
+
+    status, printed, ledger = await run(order, faults="process_payment:unavailable*4")
+
+    assert (status, printed) == (0, {"1": "completed"})
     assert_done_once(ledger, order)
 
 

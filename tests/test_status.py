@@ -102,7 +102,10 @@ async def test_a_payment_that_is_retried_shows_its_attempts_and_the_error(stage:
 
     shop.close()
     assert (status, description.typed_search_attributes[ORDER_STATUS]) == ("process_payment", "process_payment")
-    assert details == "**process_payment**: charge 43.90 USD. Attempts and their errors are listed under Pending Activities."
+    assert (
+        details
+        == "**process_payment**: charge 43.90 USD. Attempts and their errors are listed under Pending Activities."
+    )
     assert pending.activity_type.name == "process_payment"
     assert pending.attempt >= 2
     assert "unavailable" in pending.last_failure.message

@@ -30,8 +30,8 @@ order: $(VENV)  ## Start the sample order and wait for its outcome
 	$(RUN) run_workflow.py
 
 lock: $(VENV)  ## Resolve requirements.lock again
-	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --upgrade --group dev pyproject.toml --output-file requirements.lock
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --upgrade \
+		--group dev pyproject.toml --output-file requirements.lock
 
 $(VENV): requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'

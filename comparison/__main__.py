@@ -42,7 +42,7 @@ async def compare(scenarios: Sequence[Scenario], directory: Path, arguments: arg
             progress.stop()
             report(rows, arguments)
             if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.picture):
-                print(f"Look at the workflows at {server.ui}, a namespace a scenario. Ctrl-C ends.", flush=True)
+                print(f"Look at the workflows at {server.ui}, one namespace per scenario. Ctrl-C ends.", flush=True)
                 await until_interrupted()
     return all(row.is_as_expected for row in rows)
 

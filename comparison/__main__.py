@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from comparison.audit import WHOLE, accounts_of, audit, judge_files
+from comparison.audit import __doc__ as audit_rules
 from comparison.bench import run_bench
 from comparison.keys import run_keys
 from comparison.picture import take_picture
@@ -100,7 +101,12 @@ def main_compare(argv: Sequence[str]) -> int:
 
 def main_audit(argv: Sequence[str]) -> int:
     """Judge a shop: 0 no violation, 1 some."""
-    parser = argparse.ArgumentParser(prog="python -m comparison audit", description="Judge all orders of a shop.")
+    parser = argparse.ArgumentParser(
+        prog="python -m comparison audit",
+        description="Judge all orders of a shop.",
+        epilog=audit_rules,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("orders", metavar="ORDERS", help="all orders that were placed, JSON Lines")
     parser.add_argument("--data", default="data", metavar="DIR", help="data directory of the shop (default: ./data)")
     parser.add_argument("--outcomes", metavar="FILE", help="what the version printed, to be compared")

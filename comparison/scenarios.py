@@ -144,7 +144,7 @@ SCENARIOS = (
         UNDONE,
         UNDONE,
         faults="process_payment:slow(12)*3",
-        note="the last one lands after the refund; the tombstone refuses it",
+        note="the last one lands after the refund, and is refused: the order was voided",
     ),
     Scenario(
         "cancelled",

@@ -174,14 +174,14 @@ def read_orders(lines: Iterable[bytes]) -> list[Order]:
 
 
 def parse_json(text: bytes) -> object:
-    """Decode UTF-8 JSON.
+    """Decode UTF-8 JSON, with or without the byte order mark that some editors put before it.
 
     Raises:
         InvalidOrder: also for what `json` reports in other ways: a bad encoding, a number of thousands of digits,
             nesting that is too deep.
     """
     try:
-        document: object = json.loads(text.decode("utf-8"))
+        document: object = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidOrder("order: is not UTF-8") from error
     except (ValueError, RecursionError) as error:

@@ -292,3 +292,9 @@ def test_an_order_survives_the_way_through_json(order: Order) -> None:
 
     assert read == order
     assert read.digest == order.digest
+
+
+def test_a_byte_order_mark_before_the_first_order_is_no_part_of_it() -> None:
+    line = json.dumps(asdict(SAMPLE_ORDER)).encode()
+
+    assert read_orders([b"\xef\xbb\xbf" + line]) == [SAMPLE_ORDER]

@@ -45,10 +45,10 @@ def process_order(shop: Shop, order: Order) -> Outcome:
     the next run can only ask the services how far an earlier one may have come.
     """
     try:
-        if retry("look up", order, lambda: shop.notifications.has_confirmed(order)):
+        if retry("look up the mail", order, lambda: shop.notifications.has_confirmed(order)):
             # Not to be touched: a second run that meets an outage would undo what has long been delivered.
             return Outcome(order.order_id, Status.COMPLETED, "completed by an earlier run")
-        may_be_charged = may_be_taken = retry("look up", order, lambda: shop.payments.has_charged(order))
+        may_be_charged = may_be_taken = retry("look up the charge", order, lambda: shop.payments.has_charged(order))
     except ShopError as error:
         return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; nothing was done in this run")
 

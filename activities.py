@@ -1,58 +1,96 @@
 """AFTER, the steps: one thin method each, which calls the shop and nothing else.
 
-No retry, no time-out, no error handling stands here: the workflow declares them, and Temporal carries them out.
-
-`no_thread_cancel_exception`: a call that outlived its time-out is left to end by itself. By default the SDK raises an
-error in its thread, at any line, and nobody could say how much of the effect has happened.
+No retry and no time-out stands here: the workflow declares them, and Temporal carries them out.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from shop.errors import PermanentError, Refusal
 from shop.orders import Order
 from shop.shop import Shop
+
+T = TypeVar("T")
+
+
+def step(call: Callable[[OrderActivities, Order], T]) -> Callable[[OrderActivities, Order], T]:
+    """Make an activity of a method. The class of the shop's error decides whether another attempt helps.
+
+    A refusal is `BENIGN`: an expected "no", not logged as an error; the workflow takes it for a rejected order.
+    `no_thread_cancel_exception`: a call that outlives its time-out ends by itself. By default the SDK raises an error
+    in its thread, at any line, and nobody could say how much of the effect has happened.
+    """
+
+    @activity.defn(name=call.__name__, no_thread_cancel_exception=True)
+    @functools.wraps(call)
+    def attempt(self: OrderActivities, order: Order) -> T:
+        try:
+            return call(self, order)
+        except PermanentError as error:
+            is_refusal = isinstance(error, Refusal)
+            category = ApplicationErrorCategory.BENIGN if is_refusal else ApplicationErrorCategory.UNSPECIFIED
+            raise ApplicationError(
+                str(error), type=type(error).__name__, non_retryable=True, category=category
+            ) from error
+
+    return attempt
 
 
 @dataclass(frozen=True)
 class OrderActivities:
-    """The steps of an order and their compensations, on one shop. All are safe to repeat."""
+    """The steps of an order, and the calls that end one without them. Each is safe to repeat. Public methods only."""
 
     shop: Shop
 
-    @activity.defn(no_thread_cancel_exception=True)
-    def validate_inventory(self, order: Order) -> bool:
-        """Check whether the stock suffices; return whether an earlier run took it already."""
-        return self.shop.inventory.validate_inventory(order)
+    @step
+    def validate_inventory(self, order: Order) -> None:
+        """Check whether the stock suffices."""
+        self.shop.inventory.validate_inventory(order)
 
-    @activity.defn(no_thread_cancel_exception=True)
+    @step
     def process_payment(self, order: Order) -> str:
         """Charge the customer and return the transaction id."""
         return self.shop.payments.process_payment(order)
 
-    @activity.defn(no_thread_cancel_exception=True)
+    @step
     def update_inventory(self, order: Order) -> None:
         """Take the items from the stock."""
         self.shop.inventory.update_inventory(order)
 
-    @activity.defn(no_thread_cancel_exception=True)
+    @step
     def send_confirmation(self, order: Order) -> None:
         """Mail the customer."""
         self.shop.notifications.send_confirmation(order)
 
-    @activity.defn(no_thread_cancel_exception=True)
+    @step
     def note_unsent(self, order: Order) -> None:
         """Note that no confirmation could be sent."""
         self.shop.notifications.note_unsent(order)
 
-    @activity.defn(no_thread_cancel_exception=True)
+    @step
+    def void_charge(self, order: Order) -> str | None:
+        """See to it that the order is never charged; if it was, return the transaction id."""
+        return self.shop.payments.void_charge(order)
+
+    @step
+    def void_sale(self, order: Order) -> bool:
+        """See to it that the order never takes its stock; return whether it has."""
+        return self.shop.inventory.void_sale(order)
+
+    @step
     def refund_payment(self, order: Order) -> None:
-        """Undo `process_payment`, or see to it that it never happens."""
+        """Pay back what the order was charged."""
         self.shop.payments.refund_payment(order)
 
-    @activity.defn(no_thread_cancel_exception=True)
-    def restore_inventory(self, order: Order) -> None:
-        """Undo `update_inventory`, or see to it that it never happens."""
-        self.shop.inventory.restore_inventory(order)
+
+def activities_of(shop: Shop) -> list[Callable[[Order], object]]:
+    """Return all activities, bound to a shop: what a worker serves."""
+    steps = OrderActivities(shop)
+    return [getattr(steps, name) for name in vars(OrderActivities) if not name.startswith("_")]

@@ -11,6 +11,7 @@ import argparse
 import concurrent.futures
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -19,13 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from shop.errors import OrderConflict, PermanentError, Refusal, ShopError, TransientError
-from shop.orders import Order, Outcome, Status, load_orders, print_outcome
-from shop.shop import Shop, add_shop_arguments, read_shop_options
+from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal, ShopError, TransientError
+from shop.options import add_shop_arguments, read_shop_options
+from shop.orders import Order, Outcome, Status
+from shop.parsing import load_orders
+from shop.shop import Shop
 from shop.storage import DataDirectoryUnusable
+from shop.streams import Results, run_program
 
 MAXIMUM_ATTEMPTS = 3
-INITIAL_BACKOFF_SECONDS = 1.0
+INITIAL_INTERVAL_SECONDS = 1.0
 BACKOFF_COEFFICIENT = 2.0
 ATTEMPT_TIMEOUT_SECONDS = 10.0
 MAX_CONCURRENCY = 256
@@ -38,133 +42,196 @@ class AttemptTimedOut(TransientError):
     """The service did not answer in time; the call may still take effect."""
 
 
-def process_order(shop: Shop, order: Order) -> Outcome:
-    """Take one order through its four steps; undo what was done if one of them fails.
+class NoThread(TransientError):
+    """The machine gives this process no further thread: the call was not made."""
 
-    All that is known of the order stands in this function's local variables. If the process dies, it is forgotten, and
-    the next run can only ask the services how far an earlier one may have come.
+
+class HalfDone(TransientError):
+    """The order could not be brought to an end; to run it again resumes it."""
+
+
+def process_order(shop: Shop, order: Order) -> Outcome:
+    """Take one order through its four steps.
+
+    Where the order stands is in local variables: if the process dies, nobody knows, until somebody runs it again.
     """
     try:
-        if retry("look up the mail", order, lambda: shop.notifications.has_confirmed(order)):
-            # Not to be touched: a second run that meets an outage would undo what has long been delivered.
-            return Outcome(order.order_id, Status.COMPLETED, "completed by an earlier run")
-        may_be_charged = may_be_taken = retry("look up the charge", order, lambda: shop.payments.has_charged(order))
-    except ShopError as error:
-        return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; nothing was done in this run")
-
-    transaction_id = "transaction unknown"
-    left_behind: list[str] = []
-    try:
-        retry("validate_inventory", order, lambda: shop.inventory.validate_inventory(order))
-        # Set before the call: after a time-out the charge may stand, or be made later.
-        may_be_charged = True
-        transaction_id = retry("process_payment", order, lambda: shop.payments.process_payment(order))
-        may_be_taken = True
-        retry("update_inventory", order, lambda: shop.inventory.update_inventory(order))
-    except ShopError as error:
-        if may_be_taken and not isinstance(error, OrderConflict):
-            undo("restore_inventory", order, lambda: shop.inventory.restore_inventory(order), left_behind)
-        if may_be_charged:
-            # By order, not by transaction: without a reply we do not know its id.
-            undo("refund_payment", order, lambda: shop.payments.refund_payment(order), left_behind)
-        return not_completed(order, error, left_behind)
-
-    try:
-        retry("send_confirmation", order, lambda: shop.notifications.send_confirmation(order))
-    except ShopError as error:
         try:
-            retry("note_unsent", order, lambda: shop.notifications.note_unsent(order))
-        except ShopError as note_error:
-            logger.critical("order %s: TELL THE CUSTOMER BY HAND: %s", order.order_id, note_error)
-        return Outcome(order.order_id, Status.COMPLETED, f"{transaction_id}; no confirmation was sent: {error}")
+            retry(shop.inventory.validate_inventory, order)
+            transaction_id = retry(shop.payments.process_payment, order)
+            retry(shop.inventory.update_inventory, order)
+        except ShopError as error:
+            transaction_id = void_order(shop, order, error)
+        # The point of no return: a confirmation that fails never undoes an order.
+        return confirm_order(shop, order, transaction_id)
+    except ShopError as error:
+        return not_completed(order, error)
+
+
+def void_order(shop: Shop, order: Order, error: ShopError) -> str:
+    """End an order, unless its stock is taken. The shop decides that, not what this run happens to know.
+
+    A call that timed out may still take effect, and another run of the order may have gone further than this one.
+
+    Returns:
+        The transaction id if the stock is taken: then the order is to be completed.
+
+    Raises:
+        error: if the order is ended and holds nothing.
+        HalfDone: if that could not be brought about.
+    """
+    if not isinstance(error, OrderConflict):
+        transaction_id = retry_or_alarm(shop.payments.void_charge, order)
+        if transaction_id is not None:
+            if retry_or_alarm(shop.inventory.void_sale, order):
+                return transaction_id
+            retry_or_alarm(shop.payments.refund_payment, order)
+    raise error
+
+
+def confirm_order(shop: Shop, order: Order, transaction_id: str) -> Outcome:
+    """Mail the customer, or note that it could not be done."""
+    try:
+        retry(shop.notifications.send_confirmation, order)
+    except (OrderConflict, OrderVoided):
+        raise
+    except ShopError as error:
+        retry_or_alarm(shop.notifications.note_unsent, order)
+        transaction_id += f"; no confirmation was sent: {type(error).__name__}: {error}"
     return Outcome(order.order_id, Status.COMPLETED, transaction_id)
 
 
-def retry(step: str, order: Order, call: Callable[[], T]) -> T:
+def not_completed(order: Order, error: ShopError) -> Outcome:
+    """Return the outcome of an order that was refused, given up, or left half-done."""
+    if isinstance(error, (OrderConflict, HalfDone)):
+        status = Status.UNKNOWN
+    else:
+        status = Status.REJECTED if isinstance(error, Refusal) else Status.FAILED
+    return Outcome(order.order_id, status, f"{type(error).__name__}: {error}")
+
+
+def retry(call: Callable[[Order], T], order: Order) -> T:
     """Call until it works, is refused for good, or three attempts are used up; wait 1 s, 2 s between them."""
-    backoff_seconds = INITIAL_BACKOFF_SECONDS
+    interval_seconds = INITIAL_INTERVAL_SECONDS
     for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
-        logger.info("order %s: %s: attempt %d", order.order_id, step, attempt)
+        logger.info("order %s: %s: attempt %d", order.order_id, call.__name__, attempt)
         try:
-            return call_with_timeout(call)
+            return call_with_timeout(call, order)
         except PermanentError as error:
-            logger.warning("order %s: %s: refused: %s", order.order_id, step, error)
+            logger.warning("order %s: %s: refused: %s", order.order_id, call.__name__, error)
             raise
         except TransientError as error:
-            logger.warning("order %s: %s: attempt %d failed: %s", order.order_id, step, attempt, error)
+            logger.warning("order %s: %s: attempt %d failed: %s", order.order_id, call.__name__, attempt, error)
             if attempt == MAXIMUM_ATTEMPTS:
                 raise
-        time.sleep(backoff_seconds)
-        backoff_seconds *= BACKOFF_COEFFICIENT
+        time.sleep(interval_seconds)
+        interval_seconds *= BACKOFF_COEFFICIENT
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def call_with_timeout(call: Callable[[], T]) -> T:
+def retry_or_alarm(call: Callable[[Order], T], order: Order) -> T:
+    """Do the same for a call that an order must not be left without; if it fails, a person has to see to it.
+
+    Raises:
+        HalfDone: to run the order again resumes it.
+        OrderConflict, OrderVoided: as the call does.
+    """
+    try:
+        return retry(call, order)
+    except TransientError as error:
+        logger.critical("order %s: HALF-DONE: RUN IT AGAIN: %s: %s", order.order_id, call.__name__, error)
+        raise HalfDone(f"{call.__name__}: {error}; run it again") from error
+
+
+def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
     """Give a call 10 s. One that takes longer goes on in its thread, and may still take effect.
 
     Raises:
         AttemptTimedOut: the outcome is unknown.
+        NoThread: nothing was called.
     """
-    executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def answer_call() -> None:
+        try:
+            answer.set_result(call(order))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    name = f"{call.__name__} of order {order.order_id}"
     try:
-        return executor.submit(call).result(timeout=ATTEMPT_TIMEOUT_SECONDS)
+        threading.Thread(target=answer_call, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise NoThread(str(error)) from error
+    try:
+        return answer.result(timeout=ATTEMPT_TIMEOUT_SECONDS)
     except concurrent.futures.TimeoutError as error:
         raise AttemptTimedOut(f"no answer within {ATTEMPT_TIMEOUT_SECONDS:.0f} s; it may still take effect") from error
-    finally:
-        executor.shutdown(wait=False)
 
 
-def undo(step: str, order: Order, call: Callable[[], None], left_behind: list[str]) -> None:
-    """Undo one step; if that fails, say so as loudly as a script can, and let the caller go on with the others."""
-    try:
-        retry(step, order, call)
-    except OrderConflict:
-        return  # The id belongs to another order: nothing of this one was done there.
-    except ShopError as error:
-        logger.critical("order %s: DO THIS BY HAND: %s: %s", order.order_id, step, error)
-        left_behind.append(step)
-
-
-def not_completed(order: Order, error: ShopError, left_behind: list[str]) -> Outcome:
-    """Name what became of an order: rejected by the business, failed for a service, or not undone."""
-    if left_behind:
-        return Outcome(order.order_id, Status.UNKNOWN, f"{error}; NOT UNDONE: {', '.join(left_behind)}")
-    if isinstance(error, OrderConflict):
-        return Outcome(order.order_id, Status.UNKNOWN, str(error))
-    status = Status.REJECTED if isinstance(error, Refusal) else Status.FAILED
-    return Outcome(order.order_id, status, f"{type(error).__name__}: {error}")
-
-
-def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> bool:
-    """Process all orders and print a line for each; tell whether nobody has to look after any of them."""
+def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> Results:
+    """Process all orders, and print a line for each as it ends. SIGINT and SIGTERM end the run after those in hand."""
+    results = Results()
     stopping = threading.Event()
+    waiting: queue.SimpleQueue[Order] = queue.SimpleQueue()
+    for order in orders:
+        waiting.put(order)
 
     def stop(*_: object) -> None:
-        logger.warning("stopping: orders in hand are finished, no other is begun")
+        logger.warning("stopping: orders under way are finished, no other is begun")
         stopping.set()
+
+    def work() -> None:
+        while True:
+            try:
+                order = waiting.get_nowait()
+            except queue.Empty:
+                return
+            results.print(interrupted(order) if stopping.is_set() else process_or_report(shop, order))
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, stop)
+    threads = [threading.Thread(target=work) for _ in range(min(concurrency, len(orders)) - 1)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:
+        logger.warning("fewer orders at a time than asked for: %s", error)
+    work()
+    for thread in threads:
+        if thread.ident:
+            thread.join()
+    return results
 
-    def process(order: Order) -> Outcome:
-        if stopping.is_set():
-            return Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was looked at")
-        try:
-            return process_order(shop, order)
-        except Exception as error:
-            logger.exception("order %s: a bug", order.order_id)
-            return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; see the log")
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=concurrency) as executor:
-        outcomes = []
-        for future in concurrent.futures.as_completed([executor.submit(process, order) for order in orders]):
-            outcomes.append(future.result())
-            print_outcome(outcomes[-1])
-    return all(outcome.is_settled for outcome in outcomes)
+def interrupted(order: Order) -> Outcome:
+    """Return the outcome of an order that was not begun."""
+    return Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was begun")
+
+
+def process_or_report(shop: Shop, order: Order) -> Outcome:
+    """Process one order; let a bug end this order only, not the others."""
+    try:
+        return process_order(shop, order)
+    except Exception as error:
+        logger.exception("order %s: a bug", order.order_id)
+        return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; see the log")
+
+
+def wait_for_late_calls() -> None:
+    """Give calls that timed out the time of one more attempt to land. What hangs longer is left behind."""
+    deadline = time.monotonic() + ATTEMPT_TIMEOUT_SECONDS
+    calls = [thread for thread in threading.enumerate() if thread.daemon]
+    if calls:
+        names = ", ".join(call.name for call in calls)
+        logger.info("waiting up to %.0f s for calls that timed out: %s", ATTEMPT_TIMEOUT_SECONDS, names)
+    for call in calls:
+        call.join(max(0.0, deadline - time.monotonic()))
 
 
 def log_to(directory: Path) -> None:
     """Log to the terminal and to `order_processor.log`: the only trace that an order leaves."""
+    logging.raiseExceptions = False  # a full disk stops the log, not the orders
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -179,9 +246,9 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="orders at a time (default: 1)")
     add_shop_arguments(parser)
     arguments = parser.parse_args()
+    if not 1 <= arguments.concurrency <= MAX_CONCURRENCY:
+        parser.error(f"--concurrency: must be from 1 to {MAX_CONCURRENCY}")
     try:
-        if not 1 <= arguments.concurrency <= MAX_CONCURRENCY:
-            raise ValueError(f"--concurrency: must be from 1 to {MAX_CONCURRENCY}")
         options = read_shop_options(arguments, os.environ)
         orders = load_orders(arguments.orders)
         shop = options.open()
@@ -189,11 +256,10 @@ def main() -> int:
     except (OSError, ValueError, DataDirectoryUnusable, TransientError) as error:
         print(f"order_processor: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # while the orders were read
-        return 2
-    # The shop stays open: a call that was given up may still be under way, and ends before the process does.
-    return 0 if process_orders(shop, orders, arguments.concurrency) else 1
+    results = process_orders(shop, orders, arguments.concurrency)
+    wait_for_late_calls()
+    return results.exit_status("order_processor")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("order_processor", main))

@@ -14,30 +14,30 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.client import Client
-from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-from activities import OrderActivities
-from connection import (
+from activities import activities_of
+from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
+from plumbing.connection import (
     TASK_QUEUE,
     NoConnection,
-    OneOrderInterceptor,
-    UnknownWorkflow,
     connect,
-    leave_with,
-    log_to_stderr,
+    identity_of_worker,
+    register_search_attribute,
     ui_link,
+    warn_of_other_shops,
+    watch,
 )
+from plumbing.process import leave_with, log_to_stderr, run_loop
 from shop.errors import TransientError
-from shop.shop import Shop, add_shop_arguments, read_shop_options
+from shop.options import add_shop_arguments, read_shop_options
+from shop.shop import Shop
 from shop.storage import DataDirectoryUnusable
 from workflows import ORDER_STATUS, OrderWorkflow
 
-# Steps wait for the shop, not for the CPU. As many threads as steps at a time: none waits in a queue of the pool.
-MAX_CONCURRENT_STEPS = 32
+# Steps wait for the shop, not for the CPU. A call that hangs keeps its thread beyond its time-out, because nothing can
+# stop it in Python: there are threads to spare, so that other orders do not wait behind it.
+MAX_CONCURRENT_STEPS = 200
 # Longer than an attempt may take: a step that is under way when the worker is stopped comes to its end.
 DRAIN_TIME = timedelta(seconds=11)
 # How long a workflow waits for the worker that has it cached, after that one was killed. The default is 10 s.
@@ -46,8 +46,8 @@ STICKY_TIMEOUT = timedelta(seconds=2)
 logger = logging.getLogger("run_worker")
 
 
-async def serve(shop: Shop) -> None:
-    """Serve until SIGTERM or SIGINT, then let the steps that are under way end.
+async def serve(shop: Shop) -> int:
+    """Serve until SIGTERM or SIGINT, then let the steps that are under way end, for as long as an attempt may take.
 
     Raises:
         NoConnection: if the server cannot be reached or lacks the search attribute.
@@ -55,75 +55,51 @@ async def serve(shop: Shop) -> None:
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    client = await connect(os.environ)
-    await register_order_status(client)
-    activities = OrderActivities(shop)
-    with ThreadPoolExecutor(MAX_CONCURRENT_STEPS) as threads:
-        async with Worker(
-            client,
-            task_queue=TASK_QUEUE,
-            workflows=[OrderWorkflow, UnknownWorkflow],
-            activities=[
-                activities.validate_inventory,
-                activities.process_payment,
-                activities.update_inventory,
-                activities.send_confirmation,
-                activities.note_unsent,
-                activities.refund_payment,
-                activities.restore_inventory,
-            ],
-            interceptors=[OneOrderInterceptor()],
-            activity_executor=threads,
-            max_concurrent_activities=MAX_CONCURRENT_STEPS,
-            graceful_shutdown_timeout=DRAIN_TIME,
-            sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
-        ):
-            logger.info("serving task queue %s; watch it at %s", TASK_QUEUE, ui_link(client, "workflows"))
-            await stopping.wait()
-            logger.info("stopping: steps under way come to their end; press Ctrl-\\ to kill")
+    client = await connect(os.environ, identity_of_worker(shop.directory))
+    await register_search_attribute(client, ORDER_STATUS)
+    await warn_of_other_shops(client)
+    worker = Worker(
+        client,
+        task_queue=TASK_QUEUE,
+        workflows=[OrderWorkflow, UnknownWorkflow],
+        activities=activities_of(shop),
+        interceptors=[OneOrderInterceptor()],
+        activity_executor=ThreadPoolExecutor(MAX_CONCURRENT_STEPS),
+        max_concurrent_activities=MAX_CONCURRENT_STEPS,
+        graceful_shutdown_timeout=DRAIN_TIME,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+    )
+    running, watching = asyncio.create_task(worker.run()), asyncio.create_task(watch(client))
+    logger.info("serving task queue %s for the shop in %s", TASK_QUEUE, shop.directory.resolve())
+    logger.info("watch it at %s", ui_link(client, "workflows"))
+    await asyncio.wait([running, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    if running.done():
+        running.result()  # Raises what ended it.
+    logger.info("stopping: steps under way come to their end; press Ctrl-\\ to kill")
+    _, hanging = await asyncio.wait([asyncio.create_task(worker.shutdown())], timeout=DRAIN_TIME.total_seconds() + 1)
+    if hanging:
+        logger.warning("a call hangs, and is left behind; its step is tried again by the next worker")
     logger.info("stopped; orders under way go on with the next worker")
-
-
-async def register_order_status(client: Client) -> None:
-    """See to it that the server knows `OrderStatus`: a workflow that sets an unknown attribute hangs.
-
-    Raises:
-        NoConnection: if it does not, and may not be told from here.
-    """
-    name, keyword = ORDER_STATUS.name, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    operator = client.operator_service
-    try:
-        known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
-        if name not in known.custom_attributes:
-            await operator.add_search_attributes(
-                AddSearchAttributesRequest(namespace=client.namespace, search_attributes={name: keyword})
-            )
-        elif known.custom_attributes[name] != keyword:
-            raise NoConnection(f"the search attribute {name} is there, but is no Keyword; remove it first")
-    except RPCError as error:
-        raise NoConnection(
-            f"the search attribute {name} cannot be registered from here ({error.message}); somebody who may must run:"
-            f" temporal operator search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
-        ) from error
+    return 0
 
 
 def main() -> int:
-    """Return the exit status: 0 stopped on request, 1 no server or no shop, 2 bad usage."""
+    """Return the exit status: 0 stopped on request, 1 no server, 2 bad usage or no shop."""
     parser = argparse.ArgumentParser(description="Serve the order workflows.")
     add_shop_arguments(parser)
     log_to_stderr()
     try:
-        options = read_shop_options(parser.parse_args(), os.environ)
-    except ValueError as error:
+        shop = read_shop_options(parser.parse_args(), os.environ).open()
+    except (ValueError, DataDirectoryUnusable, TransientError) as error:
         print(f"run_worker: {error}", file=sys.stderr)
         return 2
     try:
-        asyncio.run(serve(options.open()))
-    except (NoConnection, DataDirectoryUnusable, TransientError) as error:
+        return run_loop(serve(shop))
+    except NoConnection as error:
         print(f"run_worker: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    leave_with("run_worker", main)

@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ApplicationErrorCategory,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from activities import OrderActivities
-    from shop.errors import PERMANENT_ERRORS, REFUSALS, OrderConflict
+    from shop.errors import OrderConflict, OrderVoided
     from shop.orders import Order, Outcome, Status
 
 T = TypeVar("T")
 Step = Callable[[OrderActivities, Order], T]
 
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
+# Each write costs about 4 % of an order: only where somebody would search for what got stuck.
+SEARCHABLE_STEPS = (OrderActivities.update_inventory, OrderActivities.void_charge)
 ORDER_FAILED = "OrderFailed"
-ORDER_CONFLICT = OrderConflict.__name__
+ORDER_CONFLICT, ORDER_VOIDED = OrderConflict.__name__, OrderVoided.__name__
 
 # Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires.
 ATTEMPT_TIMEOUT = timedelta(seconds=10)
 
-# Nothing has happened to the order yet: better a quick "failed" than a customer who waits. (An order waits for a worker
-# as long as it takes: no time-out counts before the first attempt begins.)
-VALIDATION_RETRIES = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_attempts=3, non_retryable_error_types=PERMANENT_ERRORS
-)
-# The customer waits at the till: three attempts, after 1 s and 2 s more; then the order is given up and refunded.
-PAYMENT_RETRIES = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_attempts=3, non_retryable_error_types=PERMANENT_ERRORS
-)
-# The money is taken: goes on for as long as it takes. At most a minute apart, to go on soon after an outage.
-INVENTORY_RETRIES = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=PERMANENT_ERRORS)
-# Nobody waits for a mail, and one that is late by more than a day helps nobody.
-CONFIRMATION_RETRIES = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=PERMANENT_ERRORS)
-CONFIRMATION_DEADLINE = timedelta(days=1)
-# An undo that is given up leaves a customer charged for nothing.
-UNDO_RETRIES = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=PERMANENT_ERRORS)
+# The customer waits at the checkout: three attempts, 1 s and 2 s apart; then the order is given up.
+FEW_ATTEMPTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3)
+# The money is taken: go on for as long as it takes, at most a minute apart, to end soon after an outage does.
+UNTIL_DONE = RetryPolicy(maximum_interval=timedelta(minutes=1))
+# A day of attempts: a mail that is later than that helps nobody. Hours without a worker use up none of them.
+CONFIRMATION_RETRIES = RetryPolicy(maximum_interval=timedelta(minutes=1), maximum_attempts=24 * 60)
 
 
 def workflow_id_for(order_id: str) -> str:
@@ -51,10 +48,10 @@ def workflow_id_for(order_id: str) -> str:
 
 @workflow.defn
 class OrderWorkflow:
-    """Takes one order through its four steps, and undoes what was done if it cannot be completed."""
+    """Takes one order through its four steps, or ends it without them."""
 
     def __init__(self) -> None:
-        """Start without a step."""
+        """Begin before the first step."""
         self._status = "started"
 
     @workflow.run
@@ -65,105 +62,128 @@ class OrderWorkflow:
             ApplicationError: of type `OrderFailed`, `OrderConflict` or `ForeignWorkflowId`.
             CancelledError, ActivityError: if the order was cancelled before its stock was taken; closes it as Canceled.
         """
-        if workflow.info().workflow_id != workflow_id_for(order.order_id):
-            raise ApplicationError(
-                f"order_id: order {order.order_id} must run as workflow {workflow_id_for(order.order_id)},"
-                f" not {workflow.info().workflow_id}",
-                type="ForeignWorkflowId",
-            )
-        undo: list[Step[None]] = []
-        money = f"{order.total_cents / 100:.2f} {order.currency}"
-        units = f"{sum(item.quantity for item in order.items)} units of {len(order.items)} products"
+        refuse_foreign_id(order)
+        money, units = money_of(order), units_of(order)
         try:
-            if await self._run_step(
-                OrderActivities.validate_inventory, order, VALIDATION_RETRIES, f"are {units} there?"
-            ):
-                # Delivered by an earlier run, which Temporal has forgotten since. From here there is no way back: an
-                # outage in this run must not undo what the customer has.
-                return await shielded(self._deliver_again(order))
-            # An undo is registered before its step: a step that timed out may have happened, or happen later.
-            undo.append(OrderActivities.refund_payment)
-            transaction_id = await self._run_step(
-                OrderActivities.process_payment, order, PAYMENT_RETRIES, f"charge {money}"
-            )
-            undo.append(OrderActivities.restore_inventory)
-            await self._run_step(OrderActivities.update_inventory, order, INVENTORY_RETRIES, f"take {units}")
+            try:
+                await self._retry(OrderActivities.validate_inventory, order, FEW_ATTEMPTS, f"look for {units}")
+                transaction_id = await self._retry(
+                    OrderActivities.process_payment, order, FEW_ATTEMPTS, f"charge {money}"
+                )
+                await self._retry(OrderActivities.update_inventory, order, UNTIL_DONE, f"take {units}")
+            except (ActivityError, asyncio.CancelledError) as error:
+                transaction_id = await shielded(self._void_order(order, error))
+            # The point of no return: a cancellation comes too late, a confirmation that fails never undoes an order.
+            return await shielded(self._confirm_order(order, transaction_id))
         except (ActivityError, asyncio.CancelledError) as error:
-            await shielded(self._undo(undo, order, why=reason(error)))
             return self._not_completed(order, error)
-        # The point of no return: from here a cancellation comes too late.
-        return await shielded(self._confirm(order, transaction_id))
 
     @workflow.query
     def status(self) -> str:
-        """Return the step the order is in, or how it ended: the value of the search attribute `OrderStatus`."""
+        """Return the step the order is in, or how it ended."""
         return self._status
 
-    async def _deliver_again(self, order: Order) -> Outcome:
-        transaction_id = await self._run_step(
-            OrderActivities.process_payment, order, INVENTORY_RETRIES, "find the earlier charge"
-        )
-        return await self._confirm(order, transaction_id)
+    async def _void_order(self, order: Order, error: BaseException) -> str:
+        """End an order, unless its stock is taken. The shop decides that, not what this run happens to know.
 
-    async def _confirm(self, order: Order, transaction_id: str) -> Outcome:
-        detail = transaction_id
+        A call that timed out may still take effect, and another run of the order may have gone further than this one.
+
+        Returns:
+            The transaction id if the stock is taken: then the order is to be completed.
+
+        Raises:
+            error: if the order is ended and holds nothing.
+        """
+        failure = failure_of(error)
+        if failure.type != ORDER_CONFLICT:
+            why = failure.reason
+            transaction_id = await self._retry(OrderActivities.void_charge, order, UNTIL_DONE, f"void: {why}")
+            if transaction_id is not None:
+                if await self._retry(OrderActivities.void_sale, order, UNTIL_DONE, f"void: {why}"):
+                    return transaction_id
+                await self._retry(OrderActivities.refund_payment, order, UNTIL_DONE, f"refund {money_of(order)}")
+        raise error
+
+    async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
+        """Mail the customer, or note that it could not be done."""
         try:
-            await self._run_step(
-                OrderActivities.send_confirmation,
-                order,
-                CONFIRMATION_RETRIES,
-                f"mail customer {order.customer_id}",
-                deadline=CONFIRMATION_DEADLINE,
+            await self._retry(
+                OrderActivities.send_confirmation, order, CONFIRMATION_RETRIES, f"mail customer {order.customer_id}"
             )
         except ActivityError as error:
-            detail = f"{transaction_id}; no confirmation was sent: {reason(error)}"
-            await self._run_step(OrderActivities.note_unsent, order, UNDO_RETRIES, "note that no mail was sent")
-        self._publish_status(Status.COMPLETED.value, detail)
-        return Outcome(order.order_id, Status.COMPLETED, detail)
-
-    async def _undo(self, undo: Sequence[Step[None]], order: Order, why: str) -> None:
-        for step in reversed(undo):
-            try:
-                await self._run_step(step, order, UNDO_RETRIES, f"undo: {why}")
-            except ActivityError as error:
-                # Only for good: the id belongs to another order, so there is nothing of this one to undo.
-                workflow.logger.warning("%s: %s", step.__name__, reason(error))
+            failure = failure_of(error)
+            if failure.type in (ORDER_CONFLICT, ORDER_VOIDED):
+                raise
+            await self._retry(OrderActivities.note_unsent, order, UNTIL_DONE, "note that no mail was sent")
+            transaction_id += f"; no confirmation was sent: {failure.reason}"
+        self._publish(Status.COMPLETED.value, transaction_id, is_searchable=True)
+        return Outcome(order.order_id, Status.COMPLETED, transaction_id)
 
     def _not_completed(self, order: Order, error: BaseException) -> Outcome:
         """Return the outcome of an order that was refused, and raise that of one that was given up or cancelled."""
-        detail = reason(error)
-        if is_cancelled_exception(error):
-            self._publish_status(Status.CANCELLED.value, detail)
+        failure = failure_of(error)
+        self._publish(failure.status.value, failure.reason, is_searchable=True)
+        if failure.status is Status.REJECTED:
+            return Outcome(order.order_id, Status.REJECTED, failure.reason)
+        if failure.status is Status.CANCELLED:
             raise error
-        if error_type(error) in REFUSALS:
-            self._publish_status(Status.REJECTED.value, detail)
-            return Outcome(order.order_id, Status.REJECTED, detail)
-        if error_type(error) == ORDER_CONFLICT:
-            self._publish_status(Status.UNKNOWN.value, detail)
-            raise ApplicationError(detail, type=ORDER_CONFLICT)
-        self._publish_status(Status.FAILED.value, detail)
-        raise ApplicationError(detail, type=ORDER_FAILED)
+        raise ApplicationError(failure.reason, type=ORDER_CONFLICT if failure.type == ORDER_CONFLICT else ORDER_FAILED)
 
-    async def _run_step(
-        self, step: Step[T], order: Order, retries: RetryPolicy, summary: str, deadline: timedelta | None = None
-    ) -> T:
-        self._publish_status(
-            step.__name__, f"{summary}. Attempts and their errors are listed under Pending Activities."
-        )
+    async def _retry(self, step: Step[T], order: Order, retries: RetryPolicy, summary: str) -> T:
+        """Run a step until it works, is refused for good, or has used up the attempts of its policy."""
+        self._publish(step.__name__, summary, is_searchable=step in SEARCHABLE_STEPS)
         return await workflow.execute_activity_method(
-            step,
-            order,
-            start_to_close_timeout=ATTEMPT_TIMEOUT,
-            schedule_to_close_timeout=deadline,
-            retry_policy=retries,
-            summary=summary,
+            step, order, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=retries, summary=summary
         )
 
-    def _publish_status(self, status: str, details: str) -> None:
-        """Tell the query, the search attribute and the UI where the order stands."""
+    def _publish(self, status: str, details: str, *, is_searchable: bool) -> None:
+        """Tell the query, the UI and, where it pays, the search attribute where the order stands."""
         self._status = status
-        workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])
         workflow.set_current_details(f"**{status}**: {details}")
+        if is_searchable:
+            workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])
+
+
+class Failure(NamedTuple):
+    """Why a step was not done: the order's status if it ends for that, the error's name, and a sentence."""
+
+    status: Status
+    type: str | None
+    reason: str
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Unpack what ended a step."""
+    if is_cancelled_exception(error):
+        return Failure(Status.CANCELLED, None, "cancelled")
+    cause = error.cause if isinstance(error, ActivityError) else error
+    if not isinstance(cause, ApplicationError):
+        return Failure(Status.FAILED, None, "TimeoutError: no answer in time; the last attempt may have taken effect")
+    status = Status.REJECTED if cause.category is ApplicationErrorCategory.BENIGN else Status.FAILED
+    if cause.type == ORDER_CONFLICT:
+        status = Status.UNKNOWN
+    return Failure(status, cause.type, f"{cause.type}: {cause.message}")
+
+
+def money_of(order: Order) -> str:
+    """Return the total for people: `43.90 USD`."""
+    return f"{order.total_cents / 100:.2f} {order.currency}"
+
+
+def units_of(order: Order) -> str:
+    """Return the number of units for people: `1 unit`, `3 units`."""
+    units = sum(item.quantity for item in order.items)
+    return f"{units} unit{'' if units == 1 else 's'}"
+
+
+def refuse_foreign_id(order: Order) -> None:
+    """Refuse an order under a workflow id that is not its own: it could run twice at once."""
+    workflow_id = workflow_id_for(order.order_id)
+    if workflow.info().workflow_id != workflow_id:
+        raise ApplicationError(
+            f"order_id: order {order.order_id} must run as workflow {workflow_id}, not {workflow.info().workflow_id}",
+            type="ForeignWorkflowId",
+        )
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
@@ -176,21 +196,3 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
             # `task` itself is cancelled only when the worker drops the workflow from its cache.
             if task.done():
                 raise
-
-
-def error_type(error: BaseException) -> str | None:
-    """Return the name of the shop's error that ended an activity."""
-    cause = error.cause if isinstance(error, ActivityError) else None
-    return cause.type if isinstance(cause, ApplicationError) else None
-
-
-def reason(error: BaseException) -> str:
-    """Return one sentence on why a step was not done."""
-    if is_cancelled_exception(error):
-        return "cancelled"
-    cause = error.cause if isinstance(error, ActivityError) else None
-    if isinstance(cause, TimeoutError):
-        return "TimeoutError: no answer in time; the last attempt may have taken effect"
-    if isinstance(cause, ApplicationError):
-        return f"{cause.type}: {cause.message}"
-    return str(error)

@@ -6,10 +6,13 @@ Attempts are recorded apart from effects: what was *tried* stays visible where a
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import FaultPlan
 from shop.storage import Database
 
@@ -26,34 +29,39 @@ CREATE TABLE IF NOT EXISTS attempts (
 """
 
 
+@dataclass(frozen=True)
 class Attempts:
     """Counts and records the attempts at one service, and lets the planned faults strike."""
 
-    def __init__(self, database: Database, faults: FaultPlan) -> None:
-        """Use the attempts table of `database`."""
-        self._database = database
-        self._faults = faults
+    database: Database
+    faults: FaultPlan
 
     @contextmanager
-    def attempt(self, step: str, order_id: str) -> Iterator[None]:
-        """Record one attempt around the effect in the `with` block, struck by its planned fault.
+    def attempt(self, step: str, order_id: str) -> Iterator[sqlite3.Connection]:
+        """Record one attempt, and give the transaction for its effect, struck by the planned fault.
 
         Raises:
             ShopError: what the effect or the fault raises, recorded first.
+            ReplyLost: if the effect is there, but that it is cannot be recorded.
         """
         number = self._start(step, order_id)
-        fault = self._faults.fault_for(step, order_id, number)
+        fault = self.faults.fault_for(step, order_id, number)
         try:
             fault.before_effect()
-            yield
+            with self.database.transaction() as connection:
+                yield connection
             fault.after_effect()
         except Exception as error:
-            self._close(step, order_id, number, type(error).__name__)
+            with suppress(ServiceUnavailable):  # It stays 'started': the caller gets the error itself.
+                self._close(step, order_id, number, type(error).__name__)
             raise
-        self._close(step, order_id, number, "ok")
+        try:
+            self._close(step, order_id, number, "ok")
+        except ServiceUnavailable as error:
+            raise ReplyLost(f"the call took effect, but its attempt could not be closed: {error}") from error
 
     def _start(self, step: str, order_id: str) -> int:
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             (number,) = connection.execute(
                 "SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE step = ? AND order_id = ?", (step, order_id)
             ).fetchone()
@@ -64,7 +72,7 @@ class Attempts:
         return int(number)
 
     def _close(self, step: str, order_id: str, number: int, outcome: str) -> None:
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE attempts SET outcome = ? WHERE step = ? AND order_id = ? AND attempt = ?",
                 (outcome, step, order_id, number),

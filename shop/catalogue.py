@@ -5,21 +5,39 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from shop.inventory import Product
-from shop.notifications import Customer
 from shop.orders import IDENTIFIER
 
-PRODUCTS: tuple[Product, ...] = (
-    ("mug", "Mug, 300 ml", 100),
-    ("coffee-1kg", "Coffee beans, 1 kg", 100),
-    ("grinder", "Hand grinder", 5),
-    ("last-one", "Signed print, the last one", 1),
+
+@dataclass(frozen=True)
+class Product:
+    """Something that the shop sells; `quantity` is what it has at the start."""
+
+    sku: str
+    name: str
+    quantity: int
+
+
+@dataclass(frozen=True)
+class Customer:
+    """Somebody to whom a confirmation can be sent."""
+
+    customer_id: str
+    name: str
+    email: str
+
+
+PRODUCTS = (
+    Product("mug", "Mug, 300 ml", 100),
+    Product("coffee-1kg", "Coffee beans, 1 kg", 100),
+    Product("grinder", "Hand grinder", 5),
+    Product("last-one", "Signed print, the last one", 1),
 )
-CUSTOMERS: tuple[Customer, ...] = (
-    ("ada", "Ada", "ada@example.com"),
-    ("grace", "Grace", "grace@example.com"),
+CUSTOMERS = (
+    Customer("ada", "Ada", "ada@example.com"),
+    Customer("grace", "Grace", "grace@example.com"),
 )
 MAX_STOCK = 10**9
 
@@ -32,13 +50,13 @@ def read_products(path: Path) -> list[Product]:
     """Read `sku,name,quantity` rows.
 
     Raises:
-        InvalidCatalogue: if the file or a row in it is not usable.
+        InvalidCatalogue: if the file or a row in it is not usable, or if there is no row.
     """
     products = []
     for where, (sku, name, quantity) in _rows(path, ("sku", "name", "quantity")):
         if not re.fullmatch("[0-9]{1,10}", quantity) or int(quantity) > MAX_STOCK:
             raise InvalidCatalogue(f"{where}: quantity: must be a whole number from 0 to {MAX_STOCK}")
-        products.append((sku, name, int(quantity)))
+        products.append(Product(sku, name, int(quantity)))
     return products
 
 
@@ -46,11 +64,9 @@ def read_customers(path: Path) -> list[Customer]:
     """Read `customer_id,name,email` rows.
 
     Raises:
-        InvalidCatalogue: if the file or a row in it is not usable.
+        InvalidCatalogue: if the file or a row in it is not usable, or if there is no row.
     """
-    return [
-        (customer_id, name, email) for _, (customer_id, name, email) in _rows(path, ("customer_id", "name", "email"))
-    ]
+    return [Customer(*fields) for _, fields in _rows(path, ("customer_id", "name", "email"))]
 
 
 def _rows(path: Path, columns: tuple[str, str, str]) -> Iterator[tuple[str, list[str]]]:
@@ -62,6 +78,8 @@ def _rows(path: Path, columns: tuple[str, str, str]) -> Iterator[tuple[str, list
         raise InvalidCatalogue(f"{path}: {error}") from error
     if not rows or tuple(rows[0][1]) != columns:
         raise InvalidCatalogue(f"{path}: line 1: must read {','.join(columns)}")
+    if len(rows) == 1:
+        raise InvalidCatalogue(f"{path}: there is no row below the heading")
     seen: set[str] = set()
     for line, row in rows[1:]:
         where = f"{path}: line {line}"

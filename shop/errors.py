@@ -59,7 +59,7 @@ class OutOfStock(Refusal):
 
 
 class OrderVoided(Refusal):
-    """The order was undone earlier, so that a late attempt must not revive it."""
+    """The order was ended earlier; a late attempt must not revive it."""
 
 
 class OrderConflict(PermanentError):
@@ -68,14 +68,3 @@ class OrderConflict(PermanentError):
 
 class UnknownCustomer(PermanentError):
     """No address is known for the customer."""
-
-
-def _leaf_names(error_type: type[ShopError]) -> tuple[str, ...]:
-    """Return the names of all classes below `error_type`, which is what Temporal's retry policies match."""
-    return tuple(
-        name for subclass in error_type.__subclasses__() for name in (subclass.__name__, *_leaf_names(subclass))
-    )
-
-
-PERMANENT_ERRORS = _leaf_names(PermanentError)
-REFUSALS = _leaf_names(Refusal)

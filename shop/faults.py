@@ -20,9 +20,12 @@ STEPS = (
     "process_payment",
     "update_inventory",
     "send_confirmation",
+    "void_charge",
+    "void_sale",
     "refund_payment",
-    "restore_inventory",
+    "note_unsent",
 )
+RANDOM_KINDS = ("unavailable", "lost_reply", "crash_before", "crash_after")
 MAX_SLOW_SECONDS = 3600
 
 _FAULT = re.compile(
@@ -99,7 +102,7 @@ class FaultPlan:
         digest = hashlib.sha256(f"{self.random_seed}/{order_id}/{step}/{attempt}".encode()).digest()
         if int.from_bytes(digest[:8], "big") / 2**64 >= self.random_rate:
             return Fault()
-        return Fault("unavailable" if digest[8] % 2 else "lost_reply")
+        return Fault(RANDOM_KINDS[digest[8] % len(RANDOM_KINDS)])
 
 
 def parse_faults(spec: str) -> FaultPlan:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shop.attempts import Attempts
-from shop.errors import OrderVoided, OutOfStock, UnknownProduct
-from shop.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
-from shop.orders import Item, Order
+from shop.catalogue import Product
+from shop.errors import OutOfStock, UnknownProduct
+from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
+from shop.orders import Order
 from shop.storage import Database
 
 SCHEMA = """
@@ -35,10 +36,6 @@ CREATE TABLE IF NOT EXISTS sale_items (
 """
 
 
-Product = tuple[str, str, int]
-"""A row of the catalogue: sku, name, quantity."""
-
-
 class ShopInUse(Exception):
     """The stock cannot be replaced under orders that were counted on it."""
 
@@ -51,82 +48,82 @@ class Inventory:
     attempts: Attempts
     keys: IdempotencyKeys
 
-    def validate_inventory(self, order: Order) -> bool:
+    def validate_inventory(self, order: Order) -> None:
         """Check whether the stock suffices. Changes nothing: another order may still take the last item first.
 
-        What the order itself took earlier counts as available, so that a finished order finds what it had.
-
-        Returns:
-            Whether the order took its items in an earlier run.
+        What the order itself took earlier counts as available: a finished order that is run again finds what it had.
 
         Raises:
             UnknownProduct, OutOfStock: if it does not.
-            OrderVoided, OrderConflict: if the order was undone earlier, or its id is taken.
+            OrderVoided, OrderConflict: if the order was ended earlier, or its id is taken.
             ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("validate_inventory", order.order_id), self.database.transaction() as connection:
-            refuse_voided(connection, order)
-            own_sale = _sale_of(connection, order, order.order_id)
-            for item in order.items:
-                own = _quantity_in(connection, own_sale, item.sku) if own_sale else 0
-                _refuse_shortage(connection, item, own)
-            return own_sale is not None
+        with self.attempts.attempt("validate_inventory", order.order_id) as connection:
+            sales = _sales_of(connection, order)
+            refuse_voided(connection, order, is_undone=_is_restored(sales))
+            if not sales:
+                _refuse_shortage(connection, order)
 
     def update_inventory(self, order: Order) -> None:
         """Take the items from the stock, all or none. Safe to repeat: the order's key is taken once.
 
         Raises:
             UnknownProduct, OutOfStock: nothing was taken.
-            OrderVoided, OrderConflict: if the order was undone earlier, or its id is taken.
+            OrderVoided, OrderConflict: if the order was ended earlier, or its id is taken.
             ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("update_inventory", order.order_id), self.database.transaction() as connection:
-            refuse_voided(connection, order)
-            key = self.keys.key_for(order.order_id)
-            if _sale_of(connection, order, key):
+        with self.attempts.attempt("update_inventory", order.order_id) as connection:
+            sales = _sales_of(connection, order)
+            refuse_voided(connection, order, is_undone=_is_restored(sales))
+            key = self.keys.key_for(order)
+            if key in [sale["idempotency_key"] for sale in sales]:
                 return
+            _refuse_shortage(connection, order)
             connection.execute(
                 "INSERT INTO sales (idempotency_key, order_id, digest) VALUES (?, ?, ?)",
                 (key, order.order_id, order.digest),
             )
             for item in order.items:
-                _refuse_shortage(connection, item)
                 connection.execute("UPDATE products SET now = now - ? WHERE sku = ?", (item.quantity, item.sku))
                 connection.execute("INSERT INTO sale_items VALUES (?, ?, ?)", (key, item.sku, item.quantity))
 
-    def restore_inventory(self, order: Order) -> None:
-        """Put back what the order took; if it took nothing, see to it that it never will. Safe to repeat.
+    def void_sale(self, order: Order) -> bool:
+        """See to it that the order never takes its stock, unless it has. Safe to repeat.
+
+        Returns:
+            Whether the stock is taken: then it is too late to end the order.
 
         Raises:
             OrderConflict: if the id belongs to an order with other content, which stays as it is.
             ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        self.restore(order.order_id, order.digest)
+        with self.attempts.attempt("void_sale", order.order_id) as connection:
+            sales = _sales_of(connection, order)
+            if not sales and not is_voided(connection, order):
+                leave_tombstone(connection, order.order_id, order.digest)
+            return bool(sales) and not _is_restored(sales)
 
-    def restore(self, order_id: str, digest: str) -> None:
-        """Do the same for an order that is known by id and digest alone."""
-        with self.attempts.attempt("restore_inventory", order_id), self.database.transaction() as connection:
+    def restore_inventory(self, order_id: str) -> None:
+        """Put back what an order took; if it took nothing, see to it that it never will. Safe to repeat.
+
+        For `python -m shop settle` alone: neither version puts anything back, because a taken stock is the point of no
+        return.
+        """
+        with self.attempts.attempt("restore_inventory", order_id) as connection:
             sales = connection.execute("SELECT * FROM sales WHERE order_id = ?", (order_id,)).fetchall()
             if not sales:
-                leave_tombstone(connection, order_id, digest)
+                leave_tombstone(connection, order_id, digest=None)
             for sale in sales:
-                refuse_conflict(order_id, digest, sale["digest"])
                 if not sale["restored"]:
                     _put_back(connection, sale["idempotency_key"])
 
-    def digest_of(self, order_id: str) -> str | None:
-        """Return the content digest of the order that was sold under this id."""
-        with self.database.transaction() as connection:
-            sale = connection.execute("SELECT digest FROM sales WHERE order_id = ?", (order_id,)).fetchone()
-        return sale and str(sale["digest"])
-
-    def stock_if_empty(self, products: Iterable[Product]) -> None:
+    def add_products_if_none(self, products: Iterable[Product]) -> None:
         """Stock a shop that sells nothing yet; several processes may try at once."""
         with self.database.transaction() as connection:
             if not connection.execute("SELECT 1 FROM products").fetchone():
                 _insert_products(connection, products)
 
-    def replace_stock(self, products: Iterable[Product]) -> None:
+    def replace_products(self, products: Iterable[Product]) -> None:
         """Replace the whole stock.
 
         Raises:
@@ -139,40 +136,35 @@ class Inventory:
             _insert_products(connection, products)
 
 
-def _sale_of(connection: sqlite3.Connection, order: Order, key: str) -> str | None:
-    """Return `key` if the order has taken its items under it.
+def _sales_of(connection: sqlite3.Connection, order: Order) -> list[sqlite3.Row]:
+    """Return the sales of an order: at most one, unless the keys are off.
 
     Raises:
-        OrderVoided, OrderConflict: if it put them back, or if another order has the id.
+        OrderConflict: if another order with the same id took something.
     """
-    sale = connection.execute("SELECT * FROM sales WHERE idempotency_key = ?", (key,)).fetchone()
-    if not sale:
-        return None
-    refuse_conflict(order.order_id, order.digest, sale["digest"])
-    if sale["restored"]:
-        raise OrderVoided(f"order {order.order_id} was voided earlier")
-    return key
+    sales = connection.execute("SELECT * FROM sales WHERE order_id = ?", (order.order_id,)).fetchall()
+    for sale in sales:
+        refuse_conflict(order, sale["digest"])
+    return sales
 
 
-def _quantity_in(connection: sqlite3.Connection, key: str, sku: str) -> int:
-    row = connection.execute(
-        "SELECT quantity FROM sale_items WHERE idempotency_key = ? AND sku = ?", (key, sku)
-    ).fetchone()
-    return int(row["quantity"]) if row else 0
+def _is_restored(sales: list[sqlite3.Row]) -> bool:
+    return any(sale["restored"] for sale in sales)
 
 
-def _refuse_shortage(connection: sqlite3.Connection, item: Item, own: int = 0) -> None:
-    product = connection.execute("SELECT now FROM products WHERE sku = ?", (item.sku,)).fetchone()
-    if not product:
-        raise UnknownProduct(f"{item.sku}: the shop does not sell it")
-    if product["now"] + own < item.quantity:
-        raise OutOfStock(f"{item.sku}: {item.quantity} wanted, {product['now'] + own} left")
+def _refuse_shortage(connection: sqlite3.Connection, order: Order) -> None:
+    for item in order.items:
+        product = connection.execute("SELECT now FROM products WHERE sku = ?", (item.sku,)).fetchone()
+        if not product:
+            raise UnknownProduct(f"{item.sku}: the shop does not sell it")
+        if product["now"] < item.quantity:
+            raise OutOfStock(f"{item.sku}: {item.quantity} wanted, {product['now']} left")
 
 
 def _insert_products(connection: sqlite3.Connection, products: Iterable[Product]) -> None:
     connection.executemany(
         "INSERT INTO products (sku, name, initial, now) VALUES (?, ?, ?, ?)",
-        [(sku, name, quantity, quantity) for sku, name, quantity in products],
+        [(product.sku, product.name, product.quantity, product.quantity) for product in products],
     )
 
 

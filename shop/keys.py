@@ -1,4 +1,4 @@
-"""What makes a repeat harmless: idempotency keys, content digests, and tombstones for orders that were undone."""
+"""What makes a repeat harmless: idempotency keys, content digests, and tombstones for orders that were ended."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from shop.errors import OrderConflict, OrderVoided
 from shop.orders import Order
 
-TOMBSTONES = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS voids (
     order_id TEXT PRIMARY KEY,
-    digest   TEXT NOT NULL
+    digest   TEXT  -- of the order that was voided; NULL if its content is not known: every content is refused
 );
 """
 
@@ -27,42 +27,49 @@ class IdempotencyKeys:
 
     enabled: bool = True
 
-    def key_for(self, order_id: str) -> str:
+    def key_for(self, order: Order) -> str:
         """Return the key under which a service records its effect for this order."""
-        return order_id if self.enabled else f"{order_id}/{uuid.uuid4()}"
+        return order.order_id if self.enabled else f"{order.order_id}/{uuid.uuid4()}"
 
 
-def refuse_conflict(order_id: str, digest: str, recorded_digest: str) -> None:
+def refuse_conflict(order: Order, recorded_digest: str) -> None:
     """Refuse an order whose id is taken by other content.
 
     Raises:
         OrderConflict: if the digests differ.
     """
-    if digest != recorded_digest:
-        raise OrderConflict(f"order {order_id} was here before with other content; nothing was changed")
+    if order.digest != recorded_digest:
+        raise OrderConflict(f"order {order.order_id} was here before with other content; nothing was changed")
 
 
-def refuse_voided(connection: sqlite3.Connection, order: Order) -> None:
-    """Refuse an order that was undone before it was done.
+def is_voided(connection: sqlite3.Connection, order: Order) -> bool:
+    """Tell whether the order has a tombstone, its own or one of unknown content.
 
     Raises:
-        OrderConflict: if it was another order with the same id.
-        OrderVoided: if there is a tombstone.
+        OrderConflict: if another order with the same id has one.
     """
-    row = connection.execute("SELECT digest FROM voids WHERE order_id = ?", (order.order_id,)).fetchone()
-    if row:
-        refuse_conflict(order.order_id, order.digest, row["digest"])
+    tombstone = connection.execute("SELECT digest FROM voids WHERE order_id = ?", (order.order_id,)).fetchone()
+    if tombstone and tombstone["digest"] is not None:
+        refuse_conflict(order, tombstone["digest"])
+    return tombstone is not None
+
+
+def refuse_voided(connection: sqlite3.Connection, order: Order, *, is_undone: bool = False) -> None:
+    """Refuse an order that has a tombstone, or whose effect was undone.
+
+    Raises:
+        OrderVoided: if so.
+        OrderConflict: as `is_voided` does.
+    """
+    if is_voided(connection, order) or is_undone:
         raise OrderVoided(f"order {order.order_id} was voided earlier")
 
 
-def leave_tombstone(connection: sqlite3.Connection, order_id: str, digest: str) -> None:
-    """Void an order that has had no effect yet, so that a late attempt has none either. Safe to repeat.
+def leave_tombstone(connection: sqlite3.Connection, order_id: str, digest: str | None) -> None:
+    """Void an order that has had no effect, so that a late attempt has none either. Safe to repeat.
 
-    Raises:
-        OrderConflict: if another order with the same id was voided.
+    A tombstone that is there already stays as it is.
     """
     connection.execute(
         "INSERT INTO voids (order_id, digest) VALUES (?, ?) ON CONFLICT (order_id) DO NOTHING", (order_id, digest)
     )
-    (recorded,) = connection.execute("SELECT digest FROM voids WHERE order_id = ?", (order_id,)).fetchone()
-    refuse_conflict(order_id, digest, recorded)

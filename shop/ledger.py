@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from shop.shop import Shop
+from shop.errors import ServiceUnavailable
+from shop.storage import read_only
+
+# Kept to judge by, and left out of the printed ledger.
+UNPRINTED = ("digest", "key")
+
+
+class NoShop(Exception):
+    """There is no shop in the directory, or one that cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class Sale:
     sku: str
     quantity: int
     restored: bool
+    key: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Charge:
     amount_cents: int
     currency: str
     refunded: bool
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,14 +58,19 @@ class Confirmation:
     order_id: str
     customer_id: str
     sent: bool
+    digest: str = ""
 
 
 @dataclass(frozen=True)
 class Void:
-    """A tombstone: the compensation `step` came before there was anything to undo."""
+    """A tombstone, named by the call that leaves it: `void_charge`, `void_sale`, or `void_confirmation` (by `settle`).
+
+    `digest` is None where the content of the order was not known.
+    """
 
     order_id: str
     step: str
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Everything that happened in one shop. No order of events holds across the three services but `Attempt.at`."""
+    """Everything that happened in one shop. No order of events holds across the three services but `Attempt.at`.
+
+    `sales` are the lines of all sales; a sale without any line has one with the sku "" and the quantity 0.
+    """
 
     stock: dict[str, Stock]
     sales: tuple[Sale, ...]
@@ -76,41 +98,68 @@ class Ledger:
     confirmations: tuple[Confirmation, ...]
     voids: tuple[Void, ...]
     attempts: tuple[Attempt, ...]
+    customers: tuple[str, ...] = ()
 
     def as_document(self) -> dict[str, object]:
         """Return the JSON object that `python -m shop ledger --json` prints."""
-        return asdict(self)
+        rows = ("sales", "charges", "confirmations", "voids", "attempts")
+        stock = {sku: asdict(units) for sku, units in self.stock.items()}
+        return {"stock": stock, **{name: [_printed(row) for row in getattr(self, name)] for name in rows}}
 
 
-def read_ledger(shop: Shop) -> Ledger:
-    """Read all three databases, each in one transaction.
+def read_ledger(directory: Path) -> Ledger:
+    """Read all three databases, each as of one moment. Takes no lock that a writer would wait for, changes nothing.
 
     Raises:
-        ServiceUnavailable: if one stays locked.
+        NoShop: if a database is missing, damaged, or of another program.
     """
-    with shop.inventory.database.transaction() as connection:
-        stock = {row["sku"]: Stock(row["initial"], row["now"]) for row in connection.execute("SELECT * FROM products")}
-        sales = tuple(
-            Sale(row["order_id"], row["sku"], row["quantity"], bool(row["restored"]))
-            for row in connection.execute("SELECT * FROM sales JOIN sale_items USING (idempotency_key)")
-        )
-        voids = [Void(row["order_id"], "restore_inventory") for row in connection.execute("SELECT * FROM voids")]
-        attempts = _attempts(connection)
-    with shop.payments.database.transaction() as connection:
-        charges = tuple(
-            Charge(row["order_id"], row["transaction_id"], row["amount_cents"], row["currency"], bool(row["refunded"]))
-            for row in connection.execute("SELECT * FROM charges")
-        )
-        voids += [Void(row["order_id"], "refund_payment") for row in connection.execute("SELECT * FROM voids")]
-        attempts += _attempts(connection)
-    with shop.notifications.database.transaction() as connection:
-        confirmations = tuple(
-            Confirmation(row["order_id"], row["customer_id"], bool(row["sent"]))
-            for row in connection.execute("SELECT * FROM confirmations")
-        )
-        attempts += _attempts(connection)
+    with _reading(directory / "inventory.sqlite3") as inventory:
+        stock = {row["sku"]: Stock(row["initial"], row["now"]) for row in inventory.execute("SELECT * FROM products")}
+        sales = [
+            _sale(row)
+            for row in inventory.execute(
+                "SELECT * FROM sales LEFT JOIN sale_items USING (idempotency_key) ORDER BY sale_items.rowid"
+            )
+        ]
+        voids, attempts = _voids(inventory, "void_sale"), _attempts(inventory)
+    with _reading(directory / "payments.sqlite3") as payments:
+        charges = [_charge(row) for row in payments.execute("SELECT * FROM charges")]
+        voids, attempts = voids + _voids(payments, "void_charge"), attempts + _attempts(payments)
+    with _reading(directory / "notifications.sqlite3") as notifications:
+        confirmations = [_confirmation(row) for row in notifications.execute("SELECT * FROM confirmations")]
+        customers = [str(row["customer_id"]) for row in notifications.execute("SELECT customer_id FROM customers")]
+        voids, attempts = voids + _voids(notifications, "void_confirmation"), attempts + _attempts(notifications)
     attempts.sort(key=lambda attempt: attempt.at)
-    return Ledger(stock, sales, charges, confirmations, tuple(voids), tuple(attempts))
+    return Ledger(
+        stock, tuple(sales), tuple(charges), tuple(confirmations), tuple(voids), tuple(attempts), tuple(customers)
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with read_only(path) as connection:
+            yield connection
+    except (ServiceUnavailable, IndexError, ValueError) as error:
+        raise NoShop(f"{path} cannot be read: {error}") from error
+
+
+def _sale(row: sqlite3.Row) -> Sale:
+    key, digest = row["idempotency_key"], row["digest"]
+    return Sale(row["order_id"], row["sku"] or "", row["quantity"] or 0, bool(row["restored"]), key, digest)
+
+
+def _charge(row: sqlite3.Row) -> Charge:
+    refunded, digest = bool(row["refunded"]), row["digest"]
+    return Charge(row["order_id"], row["transaction_id"], row["amount_cents"], row["currency"], refunded, digest)
+
+
+def _confirmation(row: sqlite3.Row) -> Confirmation:
+    return Confirmation(row["order_id"], row["customer_id"], bool(row["sent"]), row["digest"])
+
+
+def _voids(connection: sqlite3.Connection, step: str) -> list[Void]:
+    return [Void(row["order_id"], step, row["digest"]) for row in connection.execute("SELECT * FROM voids")]
 
 
 def _attempts(connection: sqlite3.Connection) -> list[Attempt]:
@@ -118,3 +167,7 @@ def _attempts(connection: sqlite3.Connection) -> list[Attempt]:
         Attempt(row["step"], row["order_id"], row["attempt"], row["outcome"], row["pid"], row["at"])
         for row in connection.execute("SELECT * FROM attempts")
     ]
+
+
+def _printed(row: Sale | Charge | Confirmation | Void | Attempt) -> dict[str, object]:
+    return {name: value for name, value in asdict(row).items() if name not in UNPRINTED}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shop.attempts import Attempts
+from shop.catalogue import Customer
 from shop.errors import UnknownCustomer
-from shop.keys import IdempotencyKeys, refuse_conflict
+from shop.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
 from shop.storage import Database
 
@@ -22,13 +24,14 @@ CREATE TABLE IF NOT EXISTS confirmations (
     order_id        TEXT NOT NULL,
     customer_id     TEXT NOT NULL,
     digest          TEXT NOT NULL,
-    sent            INTEGER NOT NULL
+    sent            INTEGER NOT NULL  -- 0: a note that it could not be sent
 );
+CREATE INDEX IF NOT EXISTS confirmations_by_order ON confirmations (order_id);
 """
 
 
-Customer = tuple[str, str, str]
-"""A row of the customer list: customer_id, name, email."""
+class AlreadyConfirmed(Exception):
+    """The order was completed; it cannot be voided any more."""
 
 
 @dataclass(frozen=True)
@@ -44,63 +47,72 @@ class Notifications:
 
         Raises:
             UnknownCustomer: there is nobody to mail.
-            OrderConflict: another order with this id was confirmed.
+            OrderVoided, OrderConflict: the order was settled, or another order with this id was confirmed.
             ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("send_confirmation", order.order_id):
-            self._record(order, is_sent=True)
+        with self.attempts.attempt("send_confirmation", order.order_id) as connection:
+            _refuse_other(connection, order)
+            if not connection.execute("SELECT 1 FROM customers WHERE customer_id = ?", (order.customer_id,)).fetchone():
+                raise UnknownCustomer(f"{order.customer_id}: no such customer")
+            _record(connection, order, self.keys.key_for(order), sent=True)
 
     def note_unsent(self, order: Order) -> None:
         """Note that no confirmation could be sent, for somebody to look at. Never unsends one. Safe to repeat.
 
         Raises:
-            OrderConflict: another order with this id was confirmed.
-            ServiceUnavailable: worth another attempt.
+            OrderVoided, OrderConflict: the order was settled, or another order with this id was confirmed.
+            ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        self._record(order, is_sent=False)
+        with self.attempts.attempt("note_unsent", order.order_id) as connection:
+            _refuse_other(connection, order)
+            _record(connection, order, order.order_id, sent=False)
 
-    def has_confirmed(self, order: Order) -> bool:
-        """Tell whether the order was brought to its end: confirmed, or noted as not confirmed.
+    def void_confirmation(self, order_id: str) -> None:
+        """See to it that an order is never confirmed. Safe to repeat. For `python -m shop settle` alone.
 
         Raises:
-            OrderConflict: if another order with this id was.
-            ServiceUnavailable: worth another attempt.
+            AlreadyConfirmed: if it was, or if it was noted that it could not be; nothing has changed then.
         """
-        digest = self.digest_of(order.order_id)
-        if digest is not None:
-            refuse_conflict(order.order_id, order.digest, digest)
-        return digest is not None
+        with self.attempts.attempt("void_confirmation", order_id) as connection:
+            if connection.execute("SELECT 1 FROM confirmations WHERE order_id = ?", (order_id,)).fetchone():
+                raise AlreadyConfirmed(f"order {order_id} is complete; nothing is owed")
+            leave_tombstone(connection, order_id, digest=None)
 
-    def digest_of(self, order_id: str) -> str | None:
-        """Return the content digest of the order that was brought to its end under this id."""
+    def add_customers_if_none(self, customers: Iterable[Customer]) -> None:
+        """Fill a customer list that is empty; several processes may try at once."""
         with self.database.transaction() as connection:
-            row = connection.execute("SELECT digest FROM confirmations WHERE order_id = ?", (order_id,)).fetchone()
-        return row and str(row["digest"])
+            if not connection.execute("SELECT 1 FROM customers").fetchone():
+                _insert_customers(connection, customers)
 
     def replace_customers(self, customers: Iterable[Customer]) -> None:
         """Replace all customers."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM customers")
-            connection.executemany("INSERT INTO customers VALUES (?, ?, ?)", list(customers))
+            _insert_customers(connection, customers)
 
-    def know_if_empty(self, customers: Iterable[Customer]) -> None:
-        """Fill a customer list that is empty; several processes may try at once."""
-        with self.database.transaction() as connection:
-            if not connection.execute("SELECT 1 FROM customers").fetchone():
-                connection.executemany("INSERT INTO customers VALUES (?, ?, ?)", list(customers))
 
-    def _record(self, order: Order, *, is_sent: bool) -> None:
-        key = self.keys.key_for(order.order_id) if is_sent else order.order_id
-        with self.database.transaction() as connection:
-            known = connection.execute("SELECT 1 FROM customers WHERE customer_id = ?", (order.customer_id,)).fetchone()
-            if is_sent and not known:
-                raise UnknownCustomer(f"{order.customer_id}: no such customer")
-            connection.execute(
-                "INSERT INTO confirmations VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (idempotency_key) DO UPDATE SET sent = max(sent, excluded.sent)",
-                (key, order.order_id, order.customer_id, order.digest, is_sent),
-            )
-            (recorded,) = connection.execute(
-                "SELECT digest FROM confirmations WHERE idempotency_key = ?", (key,)
-            ).fetchone()
-            refuse_conflict(order.order_id, order.digest, recorded)
+def _refuse_other(connection: sqlite3.Connection, order: Order) -> None:
+    """Refuse an order that was settled, or whose id is taken.
+
+    Raises:
+        OrderVoided, OrderConflict: if so.
+    """
+    for row in connection.execute("SELECT digest FROM confirmations WHERE order_id = ?", (order.order_id,)).fetchall():
+        refuse_conflict(order, row["digest"])
+    refuse_voided(connection, order)
+
+
+def _record(connection: sqlite3.Connection, order: Order, key: str, *, sent: bool) -> None:
+    # A mail that was sent replaces the note; a note never replaces the mail.
+    connection.execute(
+        "INSERT INTO confirmations VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (idempotency_key) DO UPDATE SET sent = max(sent, excluded.sent)",
+        (key, order.order_id, order.customer_id, order.digest, sent),
+    )
+
+
+def _insert_customers(connection: sqlite3.Connection, customers: Iterable[Customer]) -> None:
+    connection.executemany(
+        "INSERT INTO customers VALUES (?, ?, ?)",
+        [(customer.customer_id, customer.name, customer.email) for customer in customers],
+    )

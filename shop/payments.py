@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from dataclasses import dataclass
 
 from shop.attempts import Attempts
-from shop.errors import OrderVoided, PaymentDeclined, UnknownPaymentToken
-from shop.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
+from shop.errors import PaymentDeclined, UnknownPaymentToken
+from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
 from shop.storage import Database
 
@@ -42,18 +43,16 @@ class Payments:
 
         Raises:
             PaymentDeclined, UnknownPaymentToken: nothing was charged.
-            OrderVoided, OrderConflict: if the order was undone earlier, or its id is taken.
+            OrderVoided, OrderConflict: if the order was ended earlier, or its id is taken.
             ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("process_payment", order.order_id), self.database.transaction() as connection:
-            refuse_voided(connection, order)
-            key = self.keys.key_for(order.order_id)
-            charge = connection.execute("SELECT * FROM charges WHERE idempotency_key = ?", (key,)).fetchone()
-            if charge:
-                refuse_conflict(order.order_id, order.digest, charge["digest"])
-                if charge["refunded"]:
-                    raise OrderVoided(f"order {order.order_id} was voided earlier")
-                return str(charge["transaction_id"])
+        with self.attempts.attempt("process_payment", order.order_id) as connection:
+            charges = _charges_of(connection, order)
+            refuse_voided(connection, order, is_undone=any(charge["refunded"] for charge in charges))
+            key = self.keys.key_for(order)
+            for charge in charges:
+                if charge["idempotency_key"] == key:
+                    return str(charge["transaction_id"])
             _refuse_token(order.payment_token)
             transaction_id = f"txn_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
             connection.execute(
@@ -63,8 +62,26 @@ class Payments:
             )
             return transaction_id
 
+    def void_charge(self, order: Order) -> str | None:
+        """See to it that the order is never charged, unless it was. Safe to repeat.
+
+        Returns:
+            The transaction id if it was charged, refunded or not: then the inventory decides how the order ends.
+
+        Raises:
+            OrderConflict: if the id belongs to an order with other content, which stays as it is.
+            ServiceUnavailable, ReplyLost: worth another attempt.
+        """
+        with self.attempts.attempt("void_charge", order.order_id) as connection:
+            charges = _charges_of(connection, order)
+            if charges:
+                return str(charges[0]["transaction_id"])
+            if not is_voided(connection, order):
+                leave_tombstone(connection, order.order_id, order.digest)
+            return None
+
     def refund_payment(self, order: Order) -> None:
-        """Refund what the order was charged; if nothing, see to it that nothing ever is. Safe to repeat.
+        """Refund what the order was charged. Safe to repeat. Only after `void_sale` said that no stock is taken.
 
         It refunds by order, not by transaction: a caller that got no reply does not know the transaction id.
 
@@ -72,35 +89,34 @@ class Payments:
             OrderConflict: if the id belongs to an order with other content, which stays as it is.
             ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        self.refund(order.order_id, order.digest)
+        with self.attempts.attempt("refund_payment", order.order_id) as connection:
+            _charges_of(connection, order)
+            _refund(connection, order.order_id)
 
-    def refund(self, order_id: str, digest: str) -> None:
-        """Do the same for an order that is known by id and digest alone."""
-        with self.attempts.attempt("refund_payment", order_id), self.database.transaction() as connection:
-            charges = connection.execute("SELECT digest FROM charges WHERE order_id = ?", (order_id,)).fetchall()
-            if not charges:
-                leave_tombstone(connection, order_id, digest)
-            for charge in charges:
-                refuse_conflict(order_id, digest, charge["digest"])
-            connection.execute("UPDATE charges SET refunded = 1 WHERE order_id = ?", (order_id,))
+    def refund_or_void(self, order_id: str) -> None:
+        """Do what `void_charge` and `refund_payment` do for an order of which the id alone is known. For `settle`."""
+        with self.attempts.attempt("refund_payment", order_id) as connection:
+            if not _refund(connection, order_id):
+                leave_tombstone(connection, order_id, digest=None)
 
-    def has_charged(self, order: Order) -> bool:
-        """Tell whether the order was charged, refunded or not.
 
-        Raises:
-            OrderConflict: if another order with this id was.
-            ServiceUnavailable: worth another attempt.
-        """
-        digest = self.digest_of(order.order_id)
-        if digest is not None:
-            refuse_conflict(order.order_id, order.digest, digest)
-        return digest is not None
+def _charges_of(connection: sqlite3.Connection, order: Order) -> list[sqlite3.Row]:
+    """Return the charges of an order, oldest first: at most one, unless the keys are off.
 
-    def digest_of(self, order_id: str) -> str | None:
-        """Return the content digest of the order that was charged under this id."""
-        with self.database.transaction() as connection:
-            charge = connection.execute("SELECT digest FROM charges WHERE order_id = ?", (order_id,)).fetchone()
-        return charge and str(charge["digest"])
+    Raises:
+        OrderConflict: if another order with the same id was charged.
+    """
+    charges = connection.execute(
+        "SELECT * FROM charges WHERE order_id = ? ORDER BY rowid", (order.order_id,)
+    ).fetchall()
+    for charge in charges:
+        refuse_conflict(order, charge["digest"])
+    return charges
+
+
+def _refund(connection: sqlite3.Connection, order_id: str) -> int:
+    """Refund all charges of an order; return how many there are."""
+    return connection.execute("UPDATE charges SET refunded = 1 WHERE order_id = ?", (order_id,)).rowcount
 
 
 def _refuse_token(payment_token: str) -> None:

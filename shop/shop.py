@@ -1,16 +1,13 @@
-"""The three services over one data directory, and the options of every program that opens it."""
+"""The three services over one data directory."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from shop import attempts, inventory, keys, notifications, payments
 from shop.attempts import Attempts
 from shop.catalogue import CUSTOMERS, PRODUCTS
-from shop.faults import FaultPlan, InvalidFaultSpec, parse_faults
+from shop.faults import FaultPlan
 from shop.inventory import Inventory
 from shop.keys import IdempotencyKeys
 from shop.notifications import Notifications
@@ -28,15 +25,16 @@ class Shop:
             DataDirectoryUnusable: if the directory cannot be used.
             ServiceUnavailable: if another program keeps a database locked.
         """
+        self.directory = directory
         plan = faults or FaultPlan()
         idempotency_keys = IdempotencyKeys(keys_enabled)
 
         def service(name: str, schema: str) -> tuple[Database, Attempts, IdempotencyKeys]:
-            database = Database(directory / f"{name}.sqlite3", schema + attempts.SCHEMA)
+            database = Database(directory / f"{name}.sqlite3", schema + keys.SCHEMA + attempts.SCHEMA)
             return database, Attempts(database, plan), idempotency_keys
 
-        self.inventory = Inventory(*service("inventory", inventory.SCHEMA + keys.TOMBSTONES))
-        self.payments = Payments(*service("payments", payments.SCHEMA + keys.TOMBSTONES))
+        self.inventory = Inventory(*service("inventory", inventory.SCHEMA))
+        self.payments = Payments(*service("payments", payments.SCHEMA))
         self.notifications = Notifications(*service("notifications", notifications.SCHEMA))
         self.databases = (self.inventory.database, self.payments.database, self.notifications.database)
         self._stock_if_empty()
@@ -46,17 +44,21 @@ class Shop:
         for database in self.databases:
             database.close()
 
-    def settle(self, order_id: str) -> bool:
-        """Undo what an order still holds, and void what it does not; tell whether it ever held anything."""
-        digest = self.inventory.digest_of(order_id) or self.payments.digest_of(order_id)
-        if digest is None:
-            return False
-        self.inventory.restore(order_id, digest)
-        self.payments.refund(order_id, digest)
-        return True
+    def settle(self, order_id: str) -> None:
+        """Undo an order for good: whatever is still under way for it finds a tombstone. Safe to repeat.
+
+        In this order: once the mail is voided, no run can complete the order.
+
+        Raises:
+            AlreadyConfirmed: if the order is complete; nothing has changed then.
+            ServiceUnavailable: if a service cannot be reached; then settle again.
+        """
+        self.notifications.void_confirmation(order_id)
+        self.inventory.restore_inventory(order_id)
+        self.payments.refund_or_void(order_id)
 
     def reset(self) -> None:
-        """Forget all orders and stock the built-in catalogue again."""
+        """Delete all orders and stock the built-in catalogue again."""
         for database in self.databases:
             with database.transaction() as connection:
                 for table in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -64,49 +66,5 @@ class Shop:
         self._stock_if_empty()
 
     def _stock_if_empty(self) -> None:
-        self.inventory.stock_if_empty(PRODUCTS)
-        self.notifications.know_if_empty(CUSTOMERS)
-
-
-@dataclass(frozen=True)
-class ShopOptions:
-    """Where the shop is, and what goes wrong in it."""
-
-    directory: Path
-    faults: FaultPlan
-    keys_enabled: bool
-
-    def open(self) -> Shop:
-        """Open the shop.
-
-        Raises:
-            DataDirectoryUnusable, ServiceUnavailable: as `Shop` does.
-        """
-        return Shop(self.directory, self.faults, keys_enabled=self.keys_enabled)
-
-
-def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = True) -> None:
-    """Add `--data` and, unless told otherwise, `--faults`."""
-    parser.add_argument("--data", metavar="DIR", help="data directory (default: $SHOP_DATA, else ./data)")
-    if with_faults:
-        parser.add_argument(
-            "--faults", metavar="SPEC", help="fault plan, see README (default: $SHOP_FAULTS, else none)"
-        )
-
-
-def read_shop_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> ShopOptions:
-    """Combine the command line with the environment.
-
-    Raises:
-        ValueError: if the fault plan or a setting cannot be read; the message says which.
-    """
-    spec = getattr(arguments, "faults", None)
-    try:
-        faults = parse_faults(environment.get("SHOP_FAULTS", "") if spec is None else spec)
-    except InvalidFaultSpec as error:
-        raise ValueError(f"{'--faults' if spec is not None else 'SHOP_FAULTS'}: {error}") from error
-    idempotency = environment.get("SHOP_IDEMPOTENCY", "on")
-    if idempotency not in ("on", "off"):
-        raise ValueError(f"SHOP_IDEMPOTENCY: must be on or off, not {idempotency!r}")
-    directory = arguments.data or environment.get("SHOP_DATA") or "data"
-    return ShopOptions(Path(directory), faults, idempotency == "on")
+        self.inventory.add_products_if_none(PRODUCTS)
+        self.notifications.add_customers_if_none(CUSTOMERS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from shop.errors import ServiceUnavailable
 
 # Half of the 10 s that an attempt may take: a lock that is held longer becomes a clear "unavailable", not a time-out.
 BUSY_TIMEOUT_SECONDS = 5.0
+LOCK_POLL_SECONDS = 0.05
 
 
 class DataDirectoryUnusable(Exception):
@@ -31,11 +33,13 @@ class Database:
         Raises:
             DataDirectoryUnusable: if that is not possible.
         """
+        self.path = path
         self._one_thread = threading.Lock()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Two processes that set `journal_mode` on a fresh file at once fail, whatever the busy time-out.
             with _one_process(path.parent / ".lock"):
-                path.touch(mode=0o600)  # also in a directory that is not ours alone
+                path.touch(mode=0o600)  # private, also in a directory that others may read
                 self._connection = sqlite3.connect(
                     path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
                 )
@@ -43,6 +47,7 @@ class Database:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.executescript(schema)
+            self._file = _identity_of(path)
         except (OSError, sqlite3.Error) as error:
             raise DataDirectoryUnusable(f"{path}: {error}") from error
 
@@ -51,30 +56,86 @@ class Database:
         """Give a connection inside one transaction: committed at the end, rolled back on any error.
 
         Raises:
-            ServiceUnavailable: if the file is locked for too long, or the disk is full; nothing has changed then.
+            ServiceUnavailable: if the file is locked for too long, damaged or gone, or the disk is full; nothing has
+                changed then.
         """
-        with self._one_thread:
+        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        if not self._one_thread.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise ServiceUnavailable(f"the database is busy for more than {BUSY_TIMEOUT_SECONDS:.0f} s")
+        try:
+            self._refuse_another_file()
+            # One deadline for both locks: the wait for the other threads is not added to the wait for other processes.
+            milliseconds_left = max(0, int(1000 * (deadline - time.monotonic())))
+            self._connection.execute(f"PRAGMA busy_timeout = {milliseconds_left}")
+            # IMMEDIATE takes the write lock first: a transaction that reads and then writes would not wait for it.
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                # IMMEDIATE takes the write lock first: a transaction that reads and then writes would not wait for it.
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                finally:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-            except sqlite3.OperationalError as error:
-                raise ServiceUnavailable(f"the database answers: {error}") from error
+                yield self._connection
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise ServiceUnavailable(f"the database answers: {error}") from error
+        finally:
+            self._one_thread.release()
 
     def close(self) -> None:
         """Close the connection."""
         with self._one_thread:
             self._connection.close()
 
+    def _refuse_another_file(self) -> None:
+        """Refuse to write to a file that nobody else can see any more."""
+        try:
+            is_same = _identity_of(self.path) == self._file
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise ServiceUnavailable(f"{self.path} was removed or replaced; start this program again")
+
+
+def _identity_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
 
 @contextmanager
 def _one_process(lock: Path) -> Iterator[None]:
-    """Hold a file lock: two that set `journal_mode` on a fresh file at once fail, whatever the busy time-out."""
+    """Hold a file lock.
+
+    Raises:
+        DataDirectoryUnusable: if another process holds it for more than 5 s.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise DataDirectoryUnusable(
+                        f"{lock}: another process holds this lock for more than {BUSY_TIMEOUT_SECONDS:.0f} s"
+                    ) from error
+            time.sleep(LOCK_POLL_SECONDS)
         yield
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """Give a connection that sees the file as of one moment, changes nothing, and makes no writer wait.
+
+    Raises:
+        ServiceUnavailable: if the file is missing, damaged, or not a database.
+    """
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_SECONDS)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise ServiceUnavailable(f"the database answers: {error}") from error

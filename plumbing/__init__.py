@@ -1,0 +1,1 @@
+"""What Temporal needs around an order, one file a concern: connection, admission, process."""

@@ -1,0 +1,183 @@
+"""How worker and starter reach Temporal: settings, client, links to the UI, the search attribute, and outages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.converter import DataConverter
+from temporalio.envconfig import ClientConfig
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
+
+from plumbing.admission import OrderPayloadConverter
+from plumbing.process import make_runtime
+
+TASK_QUEUE = "order-processing"
+DEFAULT_ADDRESS = "localhost:7233"
+CONNECT_TIMEOUT_SECONDS = 3.0
+RPC_TIMEOUT = timedelta(seconds=1)
+# A server that takes connections and answers nothing is noticed, and said, within 10 s.
+PING_SECONDS = 3.0
+PING_TIMEOUT = timedelta(seconds=5)
+KEEP_ALIVE = KeepAliveConfig(interval_millis=5_000, timeout_millis=5_000)
+
+logger = logging.getLogger("connection")
+
+
+# The server is away, too busy, or was cut off in mid-sentence ("transport error" comes as UNKNOWN): worth another try.
+# Every other error is an answer.
+RETRYABLE = (
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+    RPCStatusCode.UNKNOWN,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.ABORTED,
+    RPCStatusCode.INTERNAL,
+)
+
+
+class NoConnection(Exception):
+    """The Temporal server cannot be used; the message says why, and what to do."""
+
+
+async def connect(environment: Mapping[str, str], identity: str | None = None) -> Client:
+    """Connect by the standard Temporal environment: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, ...
+
+    See https://docs.temporal.io/develop/environment-configuration.
+
+    Raises:
+        NoConnection: within 5 s, if the settings or the server are not usable.
+    """
+    try:
+        settings = ClientConfig.load_client_connect_config(override_env_vars=dict(environment))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise NoConnection(f"the Temporal settings cannot be read: {error}") from error
+    address = settings.setdefault("target_host", DEFAULT_ADDRESS)
+    converter = replace(DataConverter.default, payload_converter_class=OrderPayloadConverter)
+    try:
+        if not address.rpartition(":")[2].isdecimal():
+            raise ValueError("the address must read HOST:PORT")
+        connecting = Client.connect(
+            **settings,
+            data_converter=converter,
+            identity=identity,
+            keep_alive_config=KEEP_ALIVE,
+            runtime=make_runtime(),
+        )
+        client = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_SECONDS)
+        await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
+        )
+    except (RuntimeError, ValueError, asyncio.TimeoutError) as error:
+        raise NoConnection(
+            f"no Temporal server answers at {address}; start one (python run_server.py) or set TEMPORAL_ADDRESS;"
+            f" the SDK says: {str(error) or 'no answer in time'}"
+        ) from error
+    except RPCError as error:
+        raise NoConnection(f"the Temporal server at {address} refuses: {error.message}") from error
+    return client
+
+
+async def watch(client: Client) -> None:
+    """Say when the server stops answering, and when it answers again; run until cancelled.
+
+    The SDK waits in silence: for a minute and more, if nobody closes the connection.
+    """
+    is_away = False
+    while True:
+        try:
+            await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=PING_TIMEOUT)
+            if is_away:
+                logger.info("the server answers again")
+            is_away = False
+        except RPCError as error:
+            if not is_away:
+                logger.warning("the server is away; waiting for it (%s)", error.message)
+            is_away = True
+        await asyncio.sleep(PING_SECONDS)
+
+
+def is_retryable(error: RPCError) -> bool:
+    """Tell whether a call is worth another try."""
+    return error.status in RETRYABLE
+
+
+def identity_of_worker(shop: Path) -> str:
+    """Return what the server and its UI call a worker: process, machine and the shop that it serves."""
+    return f"{os.getpid()}@{socket.gethostname()} {shop.resolve()}"
+
+
+async def warn_of_other_shops(client: Client) -> None:
+    """Say so if another worker on the queue serves another shop: one would charge, the other take the stock."""
+    mine = client.identity.partition("@")[2]
+    for identity in await _pollers(client):
+        if identity.partition("@")[2] != mine:
+            logger.warning(
+                "worker %s serves another shop on the same task queue: an order would be charged in one and take its"
+                " stock from the other; stop one of the two",
+                identity,
+            )
+
+
+async def warn_if_nobody_listens(client: Client) -> None:
+    """Say so if no worker serves the task queue: the orders would wait for one in silence."""
+    if not await _pollers(client):
+        logger.warning("no worker listens on task queue %s; start one: python run_worker.py", TASK_QUEUE)
+
+
+async def _pollers(client: Client) -> list[str]:
+    """Return the workers that poll for steps. One that was killed is listed for about a minute more."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=TASK_QUEUE),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    answer = await client.workflow_service.describe_task_queue(request, timeout=RPC_TIMEOUT)
+    return [poller.identity for poller in answer.pollers]
+
+
+async def register_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:
+    """See to it that the server knows a Keyword: a workflow that sets an unknown attribute hangs.
+
+    Raises:
+        NoConnection: if it does not, and may not be told from here.
+    """
+    name, keyword = key.name, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    operator = client.operator_service
+    try:
+        known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+        if name not in known.custom_attributes:
+            await operator.add_search_attributes(
+                AddSearchAttributesRequest(namespace=client.namespace, search_attributes={name: keyword})
+            )
+        elif known.custom_attributes[name] != keyword:
+            raise NoConnection(f"the search attribute {name} is there, but is no Keyword; remove it first")
+    except RPCError as error:
+        raise NoConnection(
+            f"the search attribute {name} cannot be registered from here ({error.message}); somebody who may must run:"
+            f" temporal operator search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
+        ) from error
+
+
+def ui_link(client: Client, path: str) -> str:
+    """Return where the UI shows `path`, by the development server's rule: the UI listens 1000 above the server."""
+    host, _, port = client.service_client.config.target_host.rpartition("/")[2].rpartition(":")
+    if host.endswith((".tmprl.cloud", ".temporal.io")):
+        base = "https://cloud.temporal.io"
+    else:
+        base = f"http://{host}:{int(port) + 1000}"
+    return f"{base}/namespaces/{quote(client.namespace)}/{path}"

@@ -1,0 +1,103 @@
+"""A program around the SDK: its logs, and a process that ends when it is told to, with the status that it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import Progress
+from temporalio.exceptions import ApplicationError
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+
+from shop.errors import ShopError
+from shop.streams import run_program
+
+SCREENFUL = 40
+
+
+def log_to_stderr() -> None:
+    """Send all logs to standard error, an expected failure in one line."""
+    logging.raiseExceptions = False  # a full disk stops the log, not the orders
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_shorten_shop_errors)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[handler])
+
+
+def make_runtime() -> Runtime:
+    """Return a runtime whose native core logs through Python: by default it writes to standard output."""
+    forwarding = LogForwardingConfig(logging.getLogger("temporalio.core"))
+    # Without its client's warnings of each retry: `watch` says it once when the server is away.
+    log_filter = "ERROR,temporalio_sdk_core=WARN,temporalio_sdk=WARN,temporal_sdk_bridge=WARN"
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(log_filter, forwarding=forwarding)))
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Draw a bar on a terminal, below the log lines, if there is more than a screenful to do; give what advances it."""
+    if not sys.stderr.isatty() or total <= SCREENFUL:
+        yield lambda: None
+        return
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(_AboveTheBar(progress.console))
+        yield lambda: progress.advance(task)
+
+
+class _AboveTheBar(io.TextIOBase):
+    """Where log lines go while a bar is drawn; they are not wrapped, so that links in them stay whole."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, text: str) -> int:
+        self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False, emoji=False)
+        return len(text)
+
+
+def run_loop(work: Coroutine[None, None, int]) -> int:
+    """Run `work` as `asyncio.run` does, but do not wait for what it leaves behind: a call that hangs has no end."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(work)
+
+
+def leave_with(name: str, main: Callable[[], int]) -> NoReturn:
+    """Run `main` and end the process with the status it returns, whatever threads are left.
+
+    The SDK's native threads sometimes crash or hang at exit, see https://github.com/temporalio/sdk-python/issues/300,
+    and a call that hangs keeps its thread.
+    """
+    status = 1
+    try:
+        status = run_program(name, main)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+def _shorten_shop_errors(record: logging.LogRecord) -> bool:
+    """Replace the traceback of an attempt that the shop did not answer with yes by what the shop said."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (ShopError, ApplicationError)):
+        attempt = getattr(record, "temporal_activity", {})
+        kind = error.type if isinstance(error, ApplicationError) else type(error).__name__
+        reason = error.message if isinstance(error, ApplicationError) else error
+        record.msg = "%s: %s: attempt %s failed: %s: %s"
+        record.args = (attempt.get("workflow_id"), attempt.get("activity_type"), attempt.get("attempt"), kind, reason)
+        record.exc_info = record.exc_text = None
+    return True

@@ -1,0 +1,71 @@
+"""Which shop a program opens, and what goes wrong in it: the options that all programs share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shop.faults import FaultPlan, InvalidFaultSpec, parse_faults
+from shop.shop import Shop
+
+# Beside the programs, wherever they are started from: two workers must not find two shops.
+DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "data"
+
+
+@dataclass(frozen=True)
+class ShopOptions:
+    """Where the shop is, and what goes wrong in it."""
+
+    directory: Path
+    faults: FaultPlan
+    keys_enabled: bool
+
+    def open(self) -> Shop:
+        """Open the shop.
+
+        Raises:
+            DataDirectoryUnusable, ServiceUnavailable: as `Shop` does.
+        """
+        return Shop(self.directory, self.faults, keys_enabled=self.keys_enabled)
+
+
+def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = True) -> None:
+    """Add `--data` and, unless told otherwise, `--faults`."""
+    parser.add_argument(
+        "--data", metavar="DIR", help=f"data directory (default: $SHOP_DATA, else {DEFAULT_DIRECTORY.name} beside me)"
+    )
+    if with_faults:
+        parser.add_argument(
+            "--faults", metavar="SPEC", help="faults to inject, see docs/faults.md (default: $SHOP_FAULTS, else none)"
+        )
+
+
+def read_shop_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> ShopOptions:
+    """Combine the command line with the environment. A program without `--faults` is struck by none.
+
+    Raises:
+        ValueError: if the fault plan or a setting cannot be read; the message says which.
+    """
+    idempotency = environment.get("SHOP_IDEMPOTENCY", "on")
+    if idempotency not in ("on", "off"):
+        raise ValueError(f"SHOP_IDEMPOTENCY: must be on or off, not {idempotency!r}")
+    return ShopOptions(data_directory(arguments, environment), _faults(arguments, environment), idempotency == "on")
+
+
+def data_directory(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+    """Return the data directory: `--data`, else `$SHOP_DATA`, else `data` beside the programs."""
+    return Path(arguments.data or environment.get("SHOP_DATA") or DEFAULT_DIRECTORY)
+
+
+def _faults(arguments: argparse.Namespace, environment: Mapping[str, str]) -> FaultPlan:
+    if not hasattr(arguments, "faults"):
+        return FaultPlan()
+    source, spec = "--faults", arguments.faults
+    if spec is None:
+        source, spec = "SHOP_FAULTS", environment.get("SHOP_FAULTS", "")
+    try:
+        return parse_faults(spec)
+    except InvalidFaultSpec as error:
+        raise ValueError(f"{source}: {error}") from error

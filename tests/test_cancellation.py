@@ -1,4 +1,4 @@
-"""A cancelled order is completed whole or undone whole, whenever the cancellation comes."""
+"""A cancelled order is completed whole or holds nothing, whenever the cancellation comes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.worker import Interceptor, Worker
 
-from activities import OrderActivities
+from activities import activities_of
 from comparison.processes import Program, Server, clean_environment, wait_until
-from connection import TASK_QUEUE, OneOrderInterceptor, UnknownWorkflow
-from run_worker import STICKY_TIMEOUT, register_order_status
+from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
+from plumbing.connection import TASK_QUEUE, register_search_attribute
+from run_worker import STICKY_TIMEOUT
 from run_workflow import start_or_attach, wait_for_outcome
 from shop.errors import ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import OrderWorkflow
+from workflows import ORDER_STATUS, OrderWorkflow
 
 Handle: TypeAlias = WorkflowHandle[OrderWorkflow, Outcome]
 
@@ -44,23 +45,12 @@ async def serve(
     max_cached_workflows: int = 1000,
 ) -> AsyncIterator[None]:
     """Run a worker in this process, wired as `run_worker.py` does. Without a shop it serves no steps."""
-    steps = OrderActivities(shop) if shop else None
     with ThreadPoolExecutor(THREADS) as threads:
         async with Worker(
             client,
             task_queue=TASK_QUEUE,
             workflows=workflows,
-            activities=[
-                steps.validate_inventory,
-                steps.process_payment,
-                steps.update_inventory,
-                steps.send_confirmation,
-                steps.note_unsent,
-                steps.refund_payment,
-                steps.restore_inventory,
-            ]
-            if steps
-            else [],
+            activities=activities_of(shop) if shop else [],
             interceptors=[OneOrderInterceptor(), *interceptors],
             activity_executor=threads,
             max_concurrent_activities=THREADS,
@@ -106,9 +96,16 @@ class PlanOfEachOrder(FaultPlan):
         return self.plans.get(order_id, FaultPlan()).fault_for(step, order_id, attempt)
 
 
-async def end_of(handle: Handle, order: Order) -> tuple[Status, WorkflowExecutionStatus | None]:
+async def start(client: Client, order: Order) -> Handle:
+    """Start an order as the starter does."""
+    handle, _ = await start_or_attach(client, order)
+    return handle
+
+
+async def end_of(client: Client, handle: Handle, order: Order) -> tuple[Status, WorkflowExecutionStatus | None]:
     """Wait for the end of an order; return its outcome, and how the server closed its workflow."""
-    outcome = await asyncio.wait_for(wait_for_outcome(handle, order), PATIENCE_SECONDS)
+    outcome = await asyncio.wait_for(wait_for_outcome(client, handle, order), PATIENCE_SECONDS)
+    assert outcome, "another run has taken its place"
     return outcome.status, (await handle.describe()).status
 
 
@@ -137,6 +134,19 @@ def attempts_of(ledger: Ledger, order: Order, step: str) -> list[str]:
     ]
 
 
+async def wait_for_attempt(shop: Shop, order: Order, step: str) -> None:
+    """Wait until an attempt at a step has come back."""
+
+    def is_tried() -> bool:
+        return any(outcome != "started" for outcome in attempts_of(read_ledger(shop.directory), order, step))
+
+    await wait_until(is_tried, f"{order.order_id} tries {step}")
+
+
+def voids_of(ledger: Ledger, order: Order) -> list[str]:
+    return [void.step for void in ledger.voids if void.order_id == order.order_id]
+
+
 def assert_stock_agrees(ledger: Ledger) -> None:
     for sku, stock in ledger.stock.items():
         sold = sum(sale.quantity for sale in ledger.sales if sale.sku == sku and not sale.restored)
@@ -162,7 +172,7 @@ def assert_done_once(ledger: Ledger, order: Order, *, is_sent: bool = True) -> N
 
 @dataclass(frozen=True)
 class Counter:
-    """One worker and one shop for the orders of this module; each order brings its own fault plan."""
+    """One worker and one shop for many orders; each order brings its own fault plan."""
 
     stage: Stage
     shop: Shop
@@ -170,103 +180,151 @@ class Counter:
 
     async def start(self, order: Order, plan: FaultPlan) -> Handle:
         self.plans[order.order_id] = plan
-        return await start_or_attach(self.stage.client, order)
+        return await start(self.stage.client, order)
 
-    async def start_held(self, order: Order, hold: Hold) -> Handle:
+    async def start_held(self, order: Order, hold: Hold, faults: str = "") -> Handle:
         """Start an order and wait until it is held."""
-        handle = await self.start(order, hold.plan())
+        handle = await self.start(order, hold.plan(*parse_faults(faults).planned))
         await wait_until(hold.reached.is_set, f"{order.order_id} is held")
         return handle
 
+    async def end_of(self, handle: Handle, order: Order) -> tuple[Status, WorkflowExecutionStatus | None]:
+        return await end_of(self.stage.client, handle, order)
+
+    def ledger(self) -> Ledger:
+        return read_ledger(self.shop.directory)
+
     def attempts(self, order: Order, step: str) -> list[str]:
-        return attempts_of(read_ledger(self.shop), order, step)
+        return attempts_of(self.ledger(), order, step)
 
     async def wait_for_attempt(self, order: Order, step: str) -> None:
-        await wait_until(lambda: bool(self.attempts(order, step)), f"{order.order_id} tries {step}")
+        await wait_for_attempt(self.shop, order, step)
 
 
-@pytest.fixture(scope="module")
-async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
-    stage = await make_stage(server, tmp_path_factory.mktemp("cancellation"))
+@asynccontextmanager
+async def open_counter(server: Server, directory: Path) -> AsyncIterator[Counter]:
+    """Open a shop, and serve it from this process."""
+    stage = await make_stage(server, directory)
     plans: dict[str, FaultPlan] = {}
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         yield Counter(stage, shop, plans)
     shop.close()
 
 
-async def test_a_cancel_before_the_first_step_leaves_no_trace(stage: Stage, shop: Shop) -> None:
+@pytest.fixture(scope="module")
+async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
+    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
+        yield opened
+
+
+async def test_a_cancel_before_the_first_step_leaves_the_tombstone_of_the_payment(stage: Stage, shop: Shop) -> None:
     order = make_order()
-    await register_order_status(stage.client)
-    handle = await start_or_attach(stage.client, order)
+    await register_search_attribute(stage.client, ORDER_STATUS)
+    handle = await start(stage.client, order)
     await handle.cancel()
 
     async with serve(stage.client, shop):
-        end = await end_of(handle, order)
+        end = await end_of(stage.client, handle, order)
 
+    ledger = read_ledger(shop.directory)
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
-    assert read_ledger(shop).attempts == ()
+    assert attempts_of(ledger, order, "process_payment") == []
+    assert voids_of(ledger, order) == ["void_charge"]
+    assert_nothing_held(ledger, order)
 
 
-@pytest.mark.parametrize("step", ["validate_inventory", "process_payment", "update_inventory"])
-async def test_a_cancel_in_a_step_undoes_the_order_and_the_late_effect_is_refused(step: str, counter: Counter) -> None:
+@pytest.mark.parametrize(
+    ("step", "late", "voids"),
+    [
+        ("validate_inventory", "ok", ["void_charge"]),
+        ("process_payment", "OrderVoided", ["void_charge"]),
+        ("update_inventory", "OrderVoided", ["void_sale"]),
+    ],
+)
+async def test_a_cancel_in_a_step_ends_the_order_and_its_late_effect_is_refused(
+    step: str, late: str, voids: list[str], counter: Counter
+) -> None:
     order, hold = make_order(f"late-{step}"), Hold(step=step)
     handle = await counter.start_held(order, hold)
 
     await handle.cancel()
-    end = await end_of(handle, order)
+    end = await counter.end_of(handle, order)
     hold.released.set()
     await wait_until(lambda: counter.attempts(order, step) != ["started"], "the late attempt ends")
 
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
-    assert counter.attempts(order, step) == ["ok" if step == "validate_inventory" else "OrderVoided"]
-    assert_nothing_held(read_ledger(counter.shop), order)
+    assert counter.attempts(order, step) == [late]
+    assert voids_of(counter.ledger(), order) == voids
+    assert_nothing_held(counter.ledger(), order)
 
 
-@pytest.mark.parametrize(("step", "undo"), [("process_payment", "refund"), ("update_inventory", "restore")])
-async def test_a_cancel_in_a_step_that_has_had_its_effect_undoes_the_effect(
-    step: str, undo: str, counter: Counter
-) -> None:
-    order, hold = make_order(f"{undo}-{step}"), Hold(step=step, is_after_effect=True)
+async def test_a_cancel_in_a_payment_that_has_had_its_effect_refunds_it(counter: Counter) -> None:
+    order, hold = make_order("paid"), Hold(step="process_payment", is_after_effect=True)
     handle = await counter.start_held(order, hold)
 
     await handle.cancel()
-    end = await end_of(handle, order)
+    end = await counter.end_of(handle, order)
     hold.released.set()
 
-    ledger = read_ledger(counter.shop)
+    ledger = counter.ledger()
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
     assert [charge.refunded for charge in ledger.charges if charge.order_id == order.order_id] == [True]
-    restored = [sale.restored for sale in ledger.sales if sale.order_id == order.order_id]
-    assert restored == ([True, True] if step == "update_inventory" else [])
+    assert voids_of(ledger, order) == ["void_sale"]
     assert_nothing_held(ledger, order)
 
 
-async def test_a_cancel_between_the_attempts_of_a_step_undoes_the_order(counter: Counter) -> None:
-    order = make_order("between")
-    handle = await counter.start(order, parse_faults("update_inventory:unavailable*inf"))
-    await wait_until(lambda: len(counter.attempts(order, "update_inventory")) > 1, "it is tried again")
+async def test_a_cancel_after_the_stock_was_taken_is_too_late_although_the_workflow_does_not_know(
+    counter: Counter,
+) -> None:
+    order, hold = make_order("taken"), Hold(step="update_inventory", is_after_effect=True)
+    handle = await counter.start_held(order, hold)
 
     await handle.cancel()
-    end = await end_of(handle, order)
+    end = await counter.end_of(handle, order)
+    hold.released.set()
+
+    assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
+    assert (counter.attempts(order, "void_charge"), counter.attempts(order, "void_sale")) == (["ok"], ["ok"])
+    assert_done_once(counter.ledger(), order)
+
+
+@pytest.mark.parametrize(
+    ("step", "voids"),
+    [
+        ("validate_inventory", ["void_charge"]),
+        ("process_payment", ["void_charge"]),
+        ("update_inventory", ["void_sale"]),
+    ],
+)
+async def test_a_cancel_between_the_attempts_of_a_step_ends_the_order(
+    step: str, voids: list[str], counter: Counter
+) -> None:
+    order = make_order(f"between-{step}")
+    handle = await counter.start(order, parse_faults(f"{step}:unavailable*inf"))
+    await wait_until(lambda: counter.attempts(order, step) == ["ServiceUnavailable"] * 2, "it is tried again")
+
+    await handle.cancel()
+    end = await counter.end_of(handle, order)
 
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
-    assert_nothing_held(read_ledger(counter.shop), order)
+    assert voids_of(counter.ledger(), order) == voids
+    assert_nothing_held(counter.ledger(), order)
 
 
 @pytest.mark.parametrize("is_after_effect", [False, True])
-async def test_a_cancel_after_the_stock_is_taken_is_too_late(is_after_effect: bool, counter: Counter) -> None:
+async def test_a_cancel_in_the_mail_is_too_late(is_after_effect: bool, counter: Counter) -> None:
     order = make_order(f"too-late-{is_after_effect}")
     hold = Hold(step="send_confirmation", is_after_effect=is_after_effect)
     handle = await counter.start_held(order, hold)
 
     await cancel(handle)
     hold.released.set()
-    end = await end_of(handle, order)
+    end = await counter.end_of(handle, order)
 
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once(read_ledger(counter.shop), order)
+    assert_done_once(counter.ledger(), order)
 
 
 async def test_a_cancel_between_the_attempts_to_mail_is_too_late(counter: Counter) -> None:
@@ -275,56 +333,71 @@ async def test_a_cancel_between_the_attempts_to_mail_is_too_late(counter: Counte
     await counter.wait_for_attempt(order, "send_confirmation")
 
     await cancel(handle)
-    end = await end_of(handle, order)
+    end = await counter.end_of(handle, order)
 
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
     assert counter.attempts(order, "send_confirmation") == ["ServiceUnavailable", "ok"]
-    assert_done_once(read_ledger(counter.shop), order)
+    assert_done_once(counter.ledger(), order)
 
 
-@pytest.mark.parametrize("compensation", ["restore_inventory", "refund_payment"])
-async def test_a_second_cancel_during_a_compensation_does_not_stop_it(compensation: str, counter: Counter) -> None:
-    order, hold = make_order(f"twice-{compensation}"), Hold(step=compensation)
-    # The stock is taken at the first attempt, but the order does not get to know.
-    handle = await counter.start(order, hold.plan(*parse_faults("update_inventory:lost_reply*inf").planned))
+async def test_a_cancel_in_the_note_is_too_late(counter: Counter) -> None:
+    order, hold = make_order("noted", customer_id="nobody"), Hold(step="note_unsent")
+    handle = await counter.start_held(order, hold)
+
+    await cancel(handle)
+    hold.released.set()
+    end = await counter.end_of(handle, order)
+
+    assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
+    assert_done_once(counter.ledger(), order, is_sent=False)
+
+
+@pytest.mark.parametrize("call", ["void_charge", "void_sale", "refund_payment"])
+async def test_a_second_cancel_does_not_stop_the_calls_that_end_an_order(call: str, counter: Counter) -> None:
+    order, hold = make_order(f"twice-{call}"), Hold(step=call)
+    handle = await counter.start(order, hold.plan(*parse_faults("update_inventory:unavailable*inf").planned))
     await counter.wait_for_attempt(order, "update_inventory")
     await handle.cancel()
-    await wait_until(hold.reached.is_set, f"{compensation} is under way")
+    await wait_until(hold.reached.is_set, f"{call} is under way")
 
     await cancel(handle)
     status_when_held = (await handle.describe()).status
     hold.released.set()
-    end = await end_of(handle, order)
+    end = await counter.end_of(handle, order)
 
     assert status_when_held == WorkflowExecutionStatus.RUNNING
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
-    assert counter.attempts(order, compensation) == ["ok"]
-    assert_nothing_held(read_ledger(counter.shop), order)
+    assert counter.attempts(order, call) == ["ok"]
+    assert_nothing_held(counter.ledger(), order)
 
 
 @pytest.mark.parametrize(
-    ("token", "faults", "end"),
+    ("call", "token", "faults", "end"),
     [
-        ("tok_chargeDeclined", "", (Status.REJECTED, WorkflowExecutionStatus.COMPLETED)),
-        ("tok_visa", "process_payment:lost_reply*3", (Status.FAILED, WorkflowExecutionStatus.FAILED)),
+        ("void_charge", "tok_chargeDeclined", "", (Status.REJECTED, WorkflowExecutionStatus.COMPLETED)),
+        (
+            "refund_payment",
+            "tok_visa",
+            "process_payment:lost_reply*3",
+            (Status.FAILED, WorkflowExecutionStatus.FAILED),
+        ),
     ],
 )
-async def test_a_cancel_during_a_compensation_leaves_the_reason_for_it(
-    token: str, faults: str, end: tuple[Status, WorkflowExecutionStatus], counter: Counter
+async def test_a_cancel_of_an_order_that_is_being_ended_leaves_the_reason_for_it(
+    call: str, token: str, faults: str, end: tuple[Status, WorkflowExecutionStatus], counter: Counter
 ) -> None:
-    order, hold = make_order(f"undone-{end[0].value}", payment_token=token), Hold(step="refund_payment")
-    handle = await counter.start(order, hold.plan(*parse_faults(faults).planned))
-    await wait_until(hold.reached.is_set, "the refund is under way")
+    order, hold = make_order(f"ended-{end[0].value}", payment_token=token), Hold(step=call)
+    handle = await counter.start_held(order, hold, faults)
 
     await cancel(handle)
     status_when_held = (await handle.describe()).status
     hold.released.set()
-    ended = await end_of(handle, order)
+    ended = await counter.end_of(handle, order)
 
     assert status_when_held == WorkflowExecutionStatus.RUNNING
     assert ended == end
-    assert counter.attempts(order, "refund_payment") == ["ok"]
-    assert_nothing_held(read_ledger(counter.shop), order)
+    assert counter.attempts(order, call) == ["ok"]
+    assert_nothing_held(counter.ledger(), order)
 
 
 @pytest.mark.parametrize("is_cancel_first", [False, True])
@@ -336,11 +409,11 @@ async def test_a_cancel_that_arrives_together_with_the_result_of_a_step_ends_the
     holds = [Hold(step=step) for step in steps]
     plans = {order.order_id: hold.plan() for order, hold in zip(orders, holds, strict=True)}
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop, workflows=()):
         async with serve(stage.client):
-            handles = [await start_or_attach(stage.client, order) for order in orders]
+            handles = [await start(stage.client, order) for order in orders]
             await wait_until(lambda: all(hold.reached.is_set() for hold in holds), "all orders are held")
         # Nobody runs workflows here: what happens waits, to arrive in one task.
         for number, (handle, hold) in enumerate(zip(handles, holds, strict=True), start=1):
@@ -351,20 +424,18 @@ async def test_a_cancel_that_arrives_together_with_the_result_of_a_step_ends_the
             if not is_cancel_first:
                 await handle.cancel()
         async with serve(stage.client):
-            ends = await asyncio.gather(*(end_of(handle, order) for handle, order in zip(handles, orders, strict=True)))
+            pairs = zip(handles, orders, strict=True)
+            ends = await asyncio.gather(*(end_of(stage.client, handle, order) for handle, order in pairs))
 
-    ledger = read_ledger(shop)
+    ledger = read_ledger(shop.directory)
     shop.close()
     cancelled = (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
     completed = (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert ends[:2] == [cancelled, cancelled]
-    assert ends[2] in (cancelled, completed)
-    assert ends[3] == completed
-    for order, end in zip(orders, ends, strict=True):
-        if end == completed:
-            assert_done_once(ledger, order)
-        else:
-            assert_nothing_held(ledger, order)
+    assert ends == [cancelled, cancelled, completed, completed]
+    assert_nothing_held(ledger, orders[0])
+    assert_nothing_held(ledger, orders[1])
+    assert_done_once(ledger, orders[2])
+    assert_done_once(ledger, orders[3])
 
 
 async def test_a_terminated_order_stays_charged_until_it_is_settled(counter: Counter, tmp_path: Path) -> None:
@@ -372,15 +443,17 @@ async def test_a_terminated_order_stays_charged_until_it_is_settled(counter: Cou
     handle = await counter.start(order, parse_faults("update_inventory:unavailable*inf"))
     await counter.wait_for_attempt(order, "update_inventory")
     settle = Program(
-        tmp_path / "settle", clean_environment(), "-m", "shop", "settle", order.order_id, f"--data={counter.stage.data}"
+        tmp_path / "settle",
+        clean_environment(),
+        *("-m", "shop", "settle", order.order_id, "--yes", f"--data={counter.stage.data}"),
     )
 
     await handle.terminate()
-    end = await end_of(handle, order)
-    before = read_ledger(counter.shop)
+    end = await counter.end_of(handle, order)
+    before = counter.ledger()
     exit_status = await settle.run()
 
-    after = read_ledger(counter.shop)
+    after = counter.ledger()
     assert end == (Status.UNKNOWN, WorkflowExecutionStatus.TERMINATED)
     assert [charge.refunded for charge in before.charges if charge.order_id == order.order_id] == [False]
     assert exit_status == 0
@@ -388,58 +461,66 @@ async def test_a_terminated_order_stays_charged_until_it_is_settled(counter: Cou
     assert_nothing_held(after, order)
 
 
-async def test_a_worker_that_forgets_its_workflows_after_each_task_undoes_only_what_is_to_be_undone(
+async def test_a_worker_that_forgets_its_workflows_after_each_task_ends_each_order_as_any_other_does(
     stage: Stage,
 ) -> None:
     completed, unsent = make_order("completed"), make_order("unsent", customer_id="nobody")
     declined = make_order("declined", payment_token="tok_chargeDeclined")
-    failed, cancelled = make_order("failed"), make_order("cancelled")
+    failed, cancelled, too_late = make_order("failed"), make_order("cancelled"), make_order("too-late")
     sold_out = make_order("sold-out", items=(Item("last-one", 1, 90_00),))
-    orders = (completed, unsent, declined, failed, cancelled, sold_out)
+    orders = (completed, unsent, declined, failed, cancelled, too_late, sold_out)
     sold_out_hold = Hold(step="process_payment")
     plans = {
         completed.order_id: parse_faults("process_payment:unavailable,update_inventory:lost_reply"),
         failed.order_id: parse_faults("process_payment:lost_reply*3"),
-        cancelled.order_id: parse_faults("update_inventory:lost_reply*inf"),
+        cancelled.order_id: parse_faults("update_inventory:unavailable*inf"),
+        too_late.order_id: parse_faults("update_inventory:lost_reply*inf"),
         sold_out.order_id: sold_out_hold.plan(),
     }
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop, max_cached_workflows=0):
-        handles = {order: await start_or_attach(stage.client, order) for order in orders}
+        handles = {order: await start(stage.client, order) for order in orders}
         await wait_until(sold_out_hold.reached.is_set, "the last one is seen, and being paid for")
         shop.inventory.update_inventory(make_order("somebody-else", items=sold_out.items))
         sold_out_hold.released.set()
-        await wait_until(
-            lambda: bool(attempts_of(read_ledger(shop), cancelled, "update_inventory")), "the order is paid"
-        )
-        await handles[cancelled].cancel()
-        ends = await asyncio.gather(*(end_of(handle, order) for order, handle in handles.items()))
+        for order in (cancelled, too_late):
+            await wait_for_attempt(shop, order, "update_inventory")
+            await handles[order].cancel()
+        ends = await asyncio.gather(*(end_of(stage.client, handle, order) for order, handle in handles.items()))
 
-    ledger = read_ledger(shop)
+    ledger = read_ledger(shop.directory)
     shop.close()
-    assert [status for status, _ in ends] == [
-        Status.COMPLETED,
-        Status.COMPLETED,
-        Status.REJECTED,
-        Status.FAILED,
-        Status.CANCELLED,
-        Status.REJECTED,
-    ]
+    assert {order.order_id: status.value for order, (status, _) in zip(orders, ends, strict=True)} == {
+        "completed": "completed",
+        "unsent": "completed",
+        "declined": "rejected",
+        "failed": "failed",
+        "cancelled": "cancelled",
+        "too-late": "completed",
+        "sold-out": "rejected",
+    }
     assert sorted(
         (attempt.order_id, attempt.step)
         for attempt in ledger.attempts
-        if attempt.step in ("refund_payment", "restore_inventory")
+        if attempt.step in ("void_charge", "void_sale", "refund_payment")
     ) == [
         ("cancelled", "refund_payment"),
-        ("cancelled", "restore_inventory"),
-        ("declined", "refund_payment"),
+        ("cancelled", "void_charge"),
+        ("cancelled", "void_sale"),
+        ("declined", "void_charge"),
         ("failed", "refund_payment"),
+        ("failed", "void_charge"),
+        ("failed", "void_sale"),
         ("sold-out", "refund_payment"),
-        ("sold-out", "restore_inventory"),
+        ("sold-out", "void_charge"),
+        ("sold-out", "void_sale"),
+        ("too-late", "void_charge"),
+        ("too-late", "void_sale"),
     ]
     assert_done_once(ledger, completed)
     assert_done_once(ledger, unsent, is_sent=False)
+    assert_done_once(ledger, too_late)
     for order in (declined, failed, cancelled, sold_out):
         assert_nothing_held(ledger, order)

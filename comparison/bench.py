@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from comparison.audit import WHOLE, accounts_of
+from comparison.folders import in_own_folder
 from comparison.processes import Program, Worker, clean_environment
 from comparison.runner import running_server, write_orders
+from shop.catalogue import Product
 from shop.ledger import read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order
 from shop.shop import Shop
 
 SINGLE_ORDERS = 20
 CONCURRENCY = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--orders", type=int, default=100, metavar="N", help="for the throughput (default: 100)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure; return 0 if all orders were completed."""
+    if not 1 <= arguments.orders <= 10_000:
+        print("bench: --orders must be from 1 to 10000", file=sys.stderr)
+        return 2
+    return in_own_folder(lambda directory: run_bench(directory, arguments.orders))
 
 
 async def run_bench(directory: Path, number: int) -> bool:
@@ -47,7 +64,7 @@ async def _measure(
     directory.mkdir()
     data = directory / "shop"
     shop = Shop(data)
-    shop.inventory.replace_stock([("mug", "Mug", 10**6)])
+    shop.inventory.replace_products([Product("mug", "Mug", 10**6)])
     worker = Worker(directory / "worker", settings, data) if settings else None
     if worker:
         await worker.start()
@@ -66,7 +83,7 @@ async def _measure(
     finally:
         if worker:
             await worker.stop()
-    accounts = accounts_of([*singles, *many], read_ledger(shop))
+    accounts = accounts_of([*singles, *many], read_ledger(data))
     latencies = [accounts[order.order_id].seconds for order in singles]
     return (
         statistics.median(latencies),

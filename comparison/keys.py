@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from pathlib import Path
 
+from comparison.folders import in_own_folder
 from comparison.runner import Cell, run_scenarios, running_server
 from comparison.scenarios import SCENARIOS
 
@@ -13,6 +15,15 @@ LESSON = """\
 With keys, one charge; without, two, in both versions. A time-out or a crash leaves the outcome unknown. Whoever tries
 again, a hand-written loop or Temporal, does so safely only if the service recognises the repeat. Temporal sees to it
 that the step is tried until it is known to have happened; that it took effect once is the key's doing."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add no option."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the experiment; return 0 if it comes out as expected."""
+    return in_own_folder(run_keys)
 
 
 async def run_keys(directory: Path) -> bool:

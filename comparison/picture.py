@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import shutil
 from pathlib import Path
 
+from comparison.folders import in_own_folder
 from comparison.processes import Program, Worker
 from comparison.runner import running_server
 
 WINDOW = "1400,1250"
 LOAD_MILLISECONDS = 15_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the file."""
+    parser.add_argument("file", metavar="FILE", help="PNG file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Take the picture; return 0 if it could be taken."""
+    return in_own_folder(lambda directory: take_picture(directory, Path(arguments.file)))
 
 
 async def take_picture(directory: Path, target: Path) -> bool:

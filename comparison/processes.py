@@ -7,15 +7,17 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 
-from connection import NoConnection, connect
+from plumbing.connection import NoConnection, connect
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_SECONDS = 30.0
@@ -56,6 +58,15 @@ async def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: 
         await asyncio.sleep(POLL_SECONDS)
 
 
+@dataclass(frozen=True)
+class LogEntry:
+    """What the supervisor saw of a program, in seconds since the epoch; `status` when it has ended."""
+
+    at: float
+    what: str
+    status: int | None = None
+
+
 class Program:
     """One of the repository's programs as a process. Its output goes to `<log>.out` and `<log>.err`, appended to."""
 
@@ -65,15 +76,18 @@ class Program:
         self.arguments = arguments
         self.environment = dict(environment)
         self.process: asyncio.subprocess.Process | None = None
+        self.standard_input = Path(os.devnull)
+        self.log: list[LogEntry] = []
 
     async def start(self) -> None:
         """Start it, or start it again."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        with self.output.open("ab") as output, self.errors.open("ab") as errors:
+        self.log.append(LogEntry(time.time(), f"{self.arguments[0]} starts"))
+        with self.output.open("ab") as output, self.errors.open("ab") as errors, self.standard_input.open() as lines:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *self.arguments,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=lines,
                 stdout=output,
                 stderr=errors,
                 cwd=ROOT,
@@ -94,7 +108,11 @@ class Program:
     async def wait(self, timeout_seconds: float | None = None) -> int:
         """Wait for its end; return the exit status, or minus the signal that killed it."""
         assert self.process is not None, "start it first"
-        return await asyncio.wait_for(self.process.wait(), timeout_seconds)
+        status = await asyncio.wait_for(self.process.wait(), timeout_seconds)
+        if self.log[-1].status is None:
+            how = "killed" if status == -signal.SIGKILL else "ends"
+            self.log.append(LogEntry(time.time(), f"{self.arguments[0]} {how}", status))
+        return status
 
     async def run(self, timeout_seconds: float = 90.0) -> int:
         """Start it and wait for its end."""

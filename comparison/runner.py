@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from comparison.audit import Ending, accounts_of
-from comparison.processes import Program, Server, Worker, clean_environment, wait_until
+from comparison.processes import LogEntry, Program, Server, Worker, clean_environment, wait_until
 from comparison.scenarios import RIVAL, Disturbance, Scenario
-from connection import NoConnection
+from plumbing.connection import NoConnection
 from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import PlannedFault, parse_faults
-from shop.ledger import Ledger, read_ledger
+from shop.ledger import Attempt, Ledger, read_ledger
 from shop.orders import Order
 from shop.shop import Shop
 from workflows import workflow_id_for
@@ -23,35 +24,34 @@ from workflows import workflow_id_for
 # Longer than any scenario: four attempts that time out, and the waits between them.
 TIMEOUT_SECONDS = 90.0
 SIDE_BY_SIDE = 6
+TWO_PROCESSES = (Disturbance.SUBMIT_TWICE, Disturbance.KILL_ONE_OF_TWO)
 FAULT_OUTCOMES = {
     "unavailable": ServiceUnavailable.__name__,
     "lost_reply": ReplyLost.__name__,
     "crash_before": "started",
     "crash_after": "started",
 }
+LEFT_ALONE = (Ending.ABANDONED, Ending.STOCK_NOT_TAKEN, Ending.UNCONFIRMED)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the ledgers say at one moment of a scenario, in one version."""
+    """What became of a scenario in one version: by the ledgers, and by the supervisor's log."""
 
     endings: tuple[Ending, ...]
     charges: int
     kept_cents: int
     owed_cents: int
-    units: int
-    mails: int
-    attempts: int
     seconds: float
     faults_fired: bool
-    goes_on: bool = False
+    attempts: tuple[Attempt, ...]
+    log: tuple[LogEntry, ...]
+    keeps_trying: bool = False
 
     @property
     def lost_orders(self) -> int:
         """Return how many orders stand half-done, with nobody to go on with them."""
-        if self.goes_on:
-            return 0
-        return sum(ending in (Ending.FORGOTTEN, Ending.UNSHIPPED, Ending.UNMAILED) for ending in self.endings)
+        return 0 if self.keeps_trying else sum(ending in LEFT_ALONE for ending in self.endings)
 
 
 @dataclass(frozen=True)
@@ -88,98 +88,97 @@ async def run_scenarios(
     directory: Path,
     server: Server,
     *,
-    show: Callable[[Row], None] = lambda row: None,
+    begin: Callable[[Scenario], None] = lambda scenario: None,
+    end: Callable[[Scenario], None] = lambda scenario: None,
     keys: str = "on",
 ) -> list[Row]:
-    """Run scenarios side by side; call `show` with each row as it is done. The rows keep the scenarios' order."""
+    """Run scenarios side by side, and tell when one begins and ends. The rows keep the scenarios' order."""
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def run(scenario: Scenario) -> Row:
         async with slots:
-            row = await run_scenario(scenario, directory / scenario.name, server, keys)
-        show(row)
-        return row
+            begin(scenario)
+            (script, rerun), temporal = await asyncio.gather(
+                run_script(Stage(scenario, directory / scenario.name / "script", keys)),
+                run_temporal(Stage(scenario, directory / scenario.name / "temporal", keys), server),
+            )
+        end(scenario)
+        return Row(scenario, script, rerun, temporal)
 
-    # The longest first, so that none is left alone at the end.
+    # The longest first: none is left alone at the end.
     order = sorted(scenarios, key=lambda scenario: "slow" not in scenario.faults)
     rows = {row.scenario.name: row for row in await asyncio.gather(*map(run, order))}
     return [rows[scenario.name] for scenario in scenarios]
 
 
-async def run_scenario(scenario: Scenario, directory: Path, server: Server, keys: str = "on") -> Row:
-    """Run one scenario through both versions at once."""
-    (script, rerun), temporal = await asyncio.gather(
-        run_script(scenario, directory / "script", keys), run_temporal(scenario, directory / "temporal", server, keys)
-    )
-    return Row(scenario, script, rerun, temporal)
+async def run_script(stage: Stage) -> tuple[Cell, Cell | None]:
+    """Run the script; if it was killed, run the same input again as an operator would, if it is still there."""
+    programs = stage.programs("order_processor.py", *stage.script_options)
 
+    async def terminate() -> None:
+        programs[0].signal(signal.SIGTERM)
 
-async def run_script(scenario: Scenario, directory: Path, keys: str) -> tuple[Cell, Cell | None]:
-    """Run the script; if it was killed, run the same input again as an operator would."""
-    stage = _Stage(scenario, directory, keys)
-    programs = [stage.script(number) for number in range(2 if scenario.disturbance is Disturbance.SUBMIT_TWICE else 1)]
-    for program in programs:
-        await program.start()
     try:
-        await stage.disturb(programs[0])
-        statuses = [await program.wait(TIMEOUT_SECONDS) for program in programs]
-        first = stage.cell()
-        if all(status >= 0 for status in statuses):
+        await programs[0].start()
+        await stage.disturb(programs, cancel=terminate, kill_all=programs[0].kill)
+        statuses = [await program.wait(TIMEOUT_SECONDS) for program in programs if program.process]
+        first = stage.cell(programs)
+        if max(statuses) >= 0:
             return first, None
-        await stage.script(0).run(TIMEOUT_SECONDS)
-        return first, stage.cell()
+        if not stage.scenario.from_stdin:
+            await programs[0].run(TIMEOUT_SECONDS)
+        return first, stage.cell(programs)
     finally:
-        for program in programs:
-            await program.kill()
+        await stop(*programs)
 
 
-async def run_temporal(scenario: Scenario, directory: Path, server: Server, keys: str) -> Cell:
+async def run_temporal(stage: Stage, server: Server) -> Cell:
     """Run the workflow, in a namespace of its own, under a supervisor that restarts what was killed."""
-    if scenario.disturbance is Disturbance.KILL_ALL:
-        async with running_server(directory / "own") as own_server:
-            return await _run_temporal(scenario, directory, own_server, keys)
-    return await _run_temporal(scenario, directory, server, keys)
+    if stage.scenario.disturbance is Disturbance.KILL_ALL:
+        async with running_server(stage.directory / "own") as own_server:
+            return await _run_temporal(stage, own_server)
+    return await _run_temporal(stage, server)
 
 
-async def _run_temporal(scenario: Scenario, directory: Path, server: Server, keys: str) -> Cell:
-    stage = _Stage(scenario, directory, keys)
-    namespace = scenario.name if keys == "on" else f"{scenario.name}-keys-{keys}"
+async def _run_temporal(stage: Stage, server: Server) -> Cell:
+    namespace = stage.scenario.name if stage.keys == "on" else f"{stage.scenario.name}-keys-{stage.keys}"
     await server.add_namespace(namespace)
-    settings = {**server.settings(namespace), "SHOP_IDEMPOTENCY": keys}
-    worker = Worker(directory / "worker", settings, stage.data, scenario.faults)
-    starters = [
-        Program(directory / f"starter-{number}", settings, "run_workflow.py", str(stage.orders_file))
-        for number in range(2 if scenario.disturbance is Disturbance.SUBMIT_TWICE else 1)
-    ]
+    stage.environment |= server.settings(namespace)
+    worker = Worker(stage.directory / "worker", stage.environment, stage.data, stage.scenario.faults)
+    starters = stage.programs("run_workflow.py")
     await worker.start()
     supervisor = asyncio.create_task(keep_running(worker))
+
+    async def kill_all() -> None:
+        supervisor.cancel()
+        await asyncio.gather(server.kill(), worker.kill(), starters[0].kill())
+        for program in (server, worker, starters[0]):
+            await program.start()
+
+    async def cancel() -> None:
+        client = await server.client(namespace)
+        await client.get_workflow_handle(workflow_id_for(stage.scenario.orders[0].order_id)).cancel()
+
     try:
-        for starter in starters:
-            await starter.start()
-        if scenario.disturbance is Disturbance.CANCEL:
-            await stage.wait_for_step()
-            client = await server.client(namespace)
-            await client.get_workflow_handle(workflow_id_for(scenario.orders[0].order_id)).cancel()
-        elif scenario.disturbance is Disturbance.KILL_ALL:
-            await stage.wait_for_step()
-            supervisor.cancel()
-            await asyncio.gather(server.kill(), worker.kill(), starters[0].kill())
-            await server.start()
-            await worker.start()
-            await starters[0].start()
-        else:
-            await stage.disturb(starters[0])
-        if scenario.temporal_goes_on:
+        await starters[0].start()
+        await stage.disturb(starters, cancel=cancel, kill_all=kill_all)
+        if stage.scenario.keeps_trying:
             await wait_until(lambda: stage.times_tried("send_confirmation") > 3, "the step is tried on and on")
         else:
-            for starter in starters:
-                await starter.wait(TIMEOUT_SECONDS)
+            await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in starters if starter.process))
     finally:
         supervisor.cancel()
         # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
-        await asyncio.gather(worker.stop(), *(starter.kill() for starter in starters))
+        await asyncio.gather(worker.stop(), stop(*starters))
     # Not taken on trust: it was seen above that the attempts go on.
-    return replace(stage.cell(), goes_on=scenario.temporal_goes_on)
+    return replace(stage.cell([worker, *starters]), keeps_trying=stage.scenario.keeps_trying)
+
+
+async def stop(*programs: Program) -> None:
+    """Kill those that are still running."""
+    for program in programs:
+        if program.is_running:
+            await program.kill()
 
 
 async def keep_running(program: Program) -> None:
@@ -191,66 +190,76 @@ async def keep_running(program: Program) -> None:
             await program.start()
 
 
-class _Stage:
+class Stage:
     """One scenario in one version: its shop, its input, and its disturbance."""
 
     def __init__(self, scenario: Scenario, directory: Path, keys: str) -> None:
+        """Stock the shop and write the input."""
         directory.mkdir(parents=True, exist_ok=True)
         self.scenario = scenario
         self.directory = directory
+        self.keys = keys
         self.data = directory / "shop"
         self.orders_file = write_orders(directory / "orders.jsonl", scenario.orders)
         self.environment = clean_environment(SHOP_IDEMPOTENCY=keys)
         self.shop = Shop(self.data)
 
-    def script(self, number: int) -> Program:
-        return Program(
-            self.directory / f"script-{number}",
-            self.environment,
-            "order_processor.py",
-            str(self.orders_file),
-            f"--data={self.data}",
-            f"--faults={self.scenario.faults}",
-            f"--concurrency={len(self.scenario.orders)}",
-        )
+    @property
+    def script_options(self) -> tuple[str, ...]:
+        """Return the options of the script."""
+        return f"--data={self.data}", f"--faults={self.scenario.faults}", f"--concurrency={len(self.scenario.orders)}"
 
-    async def disturb(self, program: Program) -> None:
-        """Do to the script what the scenario says; for a workflow, what goes for both versions alike."""
-        if self.scenario.disturbance in (Disturbance.NONE, Disturbance.SUBMIT_TWICE):
+    def programs(self, name: str, *options: str) -> list[Program]:
+        """Return two processes that can be given the input, not yet started."""
+        source = "-" if self.scenario.from_stdin else str(self.orders_file)
+        programs = [
+            Program(self.directory / f"{name}-{number}", self.environment, name, source, *options) for number in (1, 2)
+        ]
+        if self.scenario.from_stdin:
+            programs[0].standard_input = self.orders_file
+        return programs
+
+    async def disturb(
+        self, programs: list[Program], *, cancel: Callable[[], Awaitable[None]], kill_all: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do what the scenario says to the first program, or beside it."""
+        disturbance = self.scenario.disturbance
+        if disturbance is Disturbance.NONE:
             return
-        await self.wait_for_step()
-        if self.scenario.disturbance is Disturbance.RIVAL:
+        if disturbance in TWO_PROCESSES:
+            await programs[1].start()
+        await wait_until(
+            lambda: self.times_tried(self.scenario.disturbed_step) > 0, f"{self.scenario.name}: the step is tried"
+        )
+        if disturbance is Disturbance.RIVAL:
             self.shop.inventory.update_inventory(RIVAL)
-        elif self.scenario.disturbance is Disturbance.CANCEL:
-            program.signal(15)
-        else:
-            await program.kill()
-
-    async def wait_for_step(self) -> None:
-        step = self.scenario.disturbed_step
-        await wait_until(lambda: self.times_tried(step) > 0, f"{self.scenario.name}: {step} is tried")
+        elif disturbance is Disturbance.SUBMIT_AGAIN:
+            await programs[1].start()
+        elif disturbance is Disturbance.KILL_ONE_OF_TWO:
+            await programs[0].kill()
+        elif disturbance is Disturbance.CANCEL:
+            await cancel()
+        elif disturbance is Disturbance.KILL_ALL:
+            await kill_all()
 
     def times_tried(self, step: str) -> int:
-        return sum(attempt.step == step for attempt in read_ledger(self.shop).attempts)
+        """Return how many attempts at a step there were so far."""
+        return sum(attempt.step == step for attempt in read_ledger(self.data).attempts)
 
-    def cell(self) -> Cell:
-        return make_cell(self.scenario, read_ledger(self.shop))
-
-
-def make_cell(scenario: Scenario, ledger: Ledger) -> Cell:
-    """Sum up what the ledger says of the orders."""
-    accounts = list(accounts_of(scenario.orders, ledger).values())
-    return Cell(
-        endings=tuple(sorted(account.ending for account in accounts)),
-        charges=sum(len(account.charges) for account in accounts),
-        kept_cents=sum(account.kept_cents for account in accounts),
-        owed_cents=sum(account.owed_cents for account in accounts),
-        units=sum(sum(account.kept_units.values()) for account in accounts),
-        mails=sum(confirmation.sent for account in accounts for confirmation in account.confirmations),
-        attempts=sum(len(account.attempts) for account in accounts),
-        seconds=max(account.seconds for account in accounts),
-        faults_fired=all(_has_fired(part, ledger) for part in parse_faults(scenario.faults).planned),
-    )
+    def cell(self, programs: Sequence[Program]) -> Cell:
+        """Sum up what the ledger and the supervisor's log say so far."""
+        ledger = read_ledger(self.data)
+        accounts = list(accounts_of(self.scenario.orders, ledger).values())
+        return Cell(
+            endings=tuple(sorted(account.ending for account in accounts)),
+            charges=sum(len(account.charges) for account in accounts),
+            kept_cents=sum(account.kept_cents for account in accounts),
+            owed_cents=sum(account.owed_cents for account in accounts),
+            seconds=max(account.seconds for account in accounts),
+            faults_fired=all(_has_fired(part, ledger) for part in parse_faults(self.scenario.faults).planned),
+            attempts=tuple(attempt for account in accounts for attempt in account.attempts),
+            log=tuple(sorted((entry for program in programs for entry in program.log), key=lambda entry: entry.at)),
+        )
 
 
 def _has_fired(part: PlannedFault, ledger: Ledger) -> bool:

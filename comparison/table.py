@@ -1,51 +1,58 @@
-"""The comparison as people read it: a table on the terminal, Markdown for the README, a picture, JSON."""
+"""The comparison as people read it: a table on the terminal, Markdown for the documents, JSON with every figure."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from rich.console import Console
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from comparison.audit import Ending
 from comparison.runner import Cell, Row
+from comparison.scenarios import Group
 
 HEADINGS = ("what happens", "script", "script, run again", "Temporal")
-LEGEND = "money kept / units taken / mails sent / attempts / time from the first attempt to the last"
-PICTURE_WIDTH = 160
-
-# Good: as the customer wants it, or nothing held. Bad: somebody has to find out and put it right.
-GOOD = (Ending.COMPLETE, Ending.COMPLETE_UNMAILED, Ending.REFUSED, Ending.UNDONE)
+# Marked `ok`: the order is as the customer wants it, or holds nothing. The others wait for a person to find them.
+WORDS = {
+    Ending.COMPLETE: "ok: completed",
+    Ending.COMPLETE_UNCONFIRMED: "ok: completed, no mail noted",
+    Ending.REFUSED: "ok: refused",
+    Ending.UNDONE: "ok: given up, nothing held",
+    Ending.ABANDONED: "LOST: abandoned",
+    Ending.STOCK_NOT_TAKEN: "LOST: charged, stock not taken",
+    Ending.UNCONFIRMED: "LOST: stock taken, not confirmed",
+}
+SAME = "the same"
+GONE = "LOST: there is nothing to run again"
 
 
 def make_table(rows: Sequence[Row]) -> Table:
-    """Return the table in colour: green where nobody has to look after an order, red where somebody does."""
-    table = Table(title="The same faults, the same kills: what the ledgers say", caption=LEGEND, show_lines=True)
+    """Return the table for a terminal. The colours repeat what the words say."""
+    table = Table(title=summary(rows), caption=time_to_whole(rows), box=box.SIMPLE_HEAD, title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading)
-    for row in rows:
-        cells = (row.script, row.script_rerun, row.temporal)
-        table.add_row(_title(row), *[_coloured(cell) if cell else Text("") for cell in cells])
-    table.add_section()
-    table.add_row("in all", *[_total(cells) for cells in _columns(rows)])
+    for group in Group:
+        members = [row for row in rows if row.scenario.group is group]
+        if members:
+            table.add_row(Text(group.value, "bold"))
+        for row in members:
+            note = "" if row.is_as_expected else " (NOT AS EXPECTED)"
+            cells = [Text(words, "red" if "LOST" in words else "green") for words in _words(row)]
+            table.add_row(f"  {row.scenario.title}{note}", *cells)
     return table
 
 
 def make_markdown(rows: Sequence[Row]) -> str:
-    """Return the endings as a Markdown table. Times and counts of attempts differ from run to run, so they stay out."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---|---|---|"]
-    for row in rows:
-        cells = [_endings(cell) if cell else "" for cell in (row.script, row.script_rerun, row.temporal)]
-        note = f" ({row.scenario.note})" if row.scenario.note else ""
-        lines.append(f"| {row.scenario.title}{note} | " + " | ".join(cells) + " |")
-    lines.append("| **in all** | " + " | ".join(_total(cells) for cells in _columns(rows)) + " |")
-    return "\n".join(lines)
+    """Return the table as Markdown."""
+    lines = [summary(rows), "", f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|"]
+    for group in Group:
+        members = [row for row in rows if row.scenario.group is group]
+        lines += [f"| **{group.value}** | | | |"] * bool(members)
+        lines += [f"| {row.scenario.title} | {' | '.join(_words(row))} |" for row in members]
+    return "\n".join([*lines, "", time_to_whole(rows)])
 
 
 def make_json(rows: Sequence[Row]) -> str:
@@ -68,51 +75,35 @@ def make_json(rows: Sequence[Row]) -> str:
     )
 
 
-def save_picture(rows: Sequence[Row], path: Path) -> None:
-    """Write the table as an SVG file."""
-    console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO())
-    console.print(make_table(rows))
-    # Without its fonts, which a browser would fetch from elsewhere.
-    path.write_text(
-        re.sub(r"@font-face {.*?}\s*", "", console.export_svg(title="python -m comparison"), flags=re.DOTALL)
-    )
+def summary(rows: Sequence[Row]) -> str:
+    """Return the result in one sentence."""
+    script = sum(row.script.lost_orders for row in rows)
+    rerun = sum((row.script_rerun or row.script).lost_orders for row in rows)
+    temporal = sum(row.temporal.lost_orders for row in rows)
+    return f"Orders lost: the script {script}, the script run again by somebody {rerun}, Temporal {temporal}."
 
 
-def _title(row: Row) -> Text:
-    title = Text(row.scenario.title)
-    if row.scenario.note:
-        title.append(f"\n{row.scenario.note}", "dim")
-    if not row.is_as_expected:
-        title.append("\nNOT AS EXPECTED", "bold white on red")
-    return title
+def time_to_whole(rows: Sequence[Row]) -> str:
+    """Return how long a killed order stays half-done in each version."""
+    killed = [row for row in rows if row.script_rerun and not row.temporal.lost_orders]
+    if not killed:
+        return ""
+    seconds = max(row.temporal.seconds for row in killed)
+    return f"After a kill an order is whole: script, when somebody runs it again; Temporal, within {seconds:.0f} s."
 
 
-def _coloured(cell: Cell) -> Text:
-    is_good = cell.goes_on or all(ending in GOOD for ending in cell.endings)
-    text = Text(_endings(cell), "green" if is_good else "bold red")
-    text.append(f"\n{_figures(cell)}", "dim")
-    return text
+def _words(row: Row) -> list[str]:
+    rerun = row.script_rerun
+    if rerun is None:
+        again = SAME
+    elif row.scenario.from_stdin:
+        again = GONE
+    else:
+        again = _words_for(rerun)
+    return [_words_for(row.script), again, _words_for(row.temporal)]
 
 
-def _endings(cell: Cell) -> str:
-    return "; ".join(ending.value for ending in cell.endings) + ("; still trying" if cell.goes_on else "")
-
-
-def _figures(cell: Cell) -> str:
-    return f"{cell.kept_cents / 100:.2f} / {cell.units} / {cell.mails} / {cell.attempts} / {cell.seconds:.1f} s"
-
-
-def _columns(rows: Sequence[Row]) -> tuple[list[Cell], list[Cell], list[Cell]]:
-    """Return the cells by column; where the script was not killed, its first run is what stands."""
-    return (
-        [row.script for row in rows],
-        [row.script_rerun or row.script for row in rows],
-        [row.temporal for row in rows],
-    )
-
-
-def _total(cells: Sequence[Cell]) -> str:
-    lost = sum(cell.lost_orders for cell in cells)
-    double = sum(Ending.OVERCHARGED in cell.endings for cell in cells)
-    owed = sum(cell.owed_cents for cell in cells)
-    return f"orders lost: {lost}, charged twice: {double}, owed to customers: {owed / 100:.2f}"
+def _words_for(cell: Cell) -> str:
+    if cell.keeps_trying:
+        return "ok: still trying"
+    return "; ".join(WORDS.get(ending, f"WRONG: {ending.value}") for ending in cell.endings)

@@ -17,7 +17,7 @@ from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Order
 from shop.shop import Shop
 
-NORTHWIND = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "northwind"
+NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # Each of these keeps two cores busy by itself: they take turns.
 BUSY_MODULES = ("test_comparison", "test_crashes", "test_readme")
@@ -40,15 +40,6 @@ def write_orders(path: Path, *orders: Order) -> Path:
     """Write a JSON Lines file."""
     path.write_text("".join(json.dumps(asdict(order)) + "\n" for order in orders))
     return path
-
-
-def ledger_of(data: Path) -> Ledger:
-    """Read what happened in the shop in `data`."""
-    shop = Shop(data)
-    try:
-        return read_ledger(shop)
-    finally:
-        shop.close()
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +108,7 @@ class Stage:
 
     def ledger(self) -> Ledger:
         """Read what happened in the shop."""
-        return ledger_of(self.data)
+        return read_ledger(self.data)
 
 
 async def make_stage(server: Server, directory: Path) -> Stage:

@@ -1,0 +1,41 @@
+"""What the long commands share: a folder of their own that is gone afterwards, and a bar on the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+INTERRUPTED = 130  # as shells say it of SIGINT
+
+
+def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
+    """Run in a fresh folder; keep it only if something was not as expected, and say where it is."""
+    directory = Path(tempfile.mkdtemp(prefix="comparison-"))
+    try:
+        is_as_expected = asyncio.run(work(directory))
+    except KeyboardInterrupt:
+        shutil.rmtree(directory, ignore_errors=True)
+        print("interrupted; all processes are stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BaseException:
+        print(f"the folder of this run is {directory}", file=sys.stderr)
+        raise
+    if is_as_expected:
+        shutil.rmtree(directory, ignore_errors=True)
+        return 0
+    print(f"not as expected; the folder of this run is {directory}", file=sys.stderr)
+    return 1
+
+
+def make_progress() -> Progress:
+    """Return a progress bar on standard error, drawn only on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +21,17 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
-from connection import NoConnection, connect
+from plumbing.connection import NoConnection, connect
+
+# How much of its log a server has written, in bytes, when it is killed in its first start. In all it writes 1.7 MB:
+# first its tables, then those of its search index, then the namespaces `default` and `temporal-system`.
+MOMENTS = (0, 32, 50_000, 400_000, 660_000, 1_000_000, 1_500_000, 1_600_000, 1_639_000, 1_664_000, 1_680_000)
+
+
+def run_server(tmp_path: Path, *options: str) -> Program:
+    """Return a server that is not yet started; what is not given is a free port, or a file in `tmp_path`."""
+    defaults = (f"--port={free_port()}", f"--db={tmp_path / 'db' / 'state'}")
+    return Program(tmp_path / "server", clean_environment(), "run_server.py", *defaults, *options)
 
 
 def listens(port: int) -> bool:
@@ -34,6 +49,21 @@ def addresses_listened_on(pid: int) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
 
+def size_of_log(database: Path) -> int:
+    """Return how many bytes a server has written, or -1 if it has not even made its file."""
+    log = Path(f"{database}-wal")
+    return log.stat().st_size if log.exists() else 0 if database.exists() else -1
+
+
+def namespaces_in(database: Path, copy: Path) -> list[str]:
+    """Return the namespaces in a server's file, read from a copy: the file stays as the server left it."""
+    shutil.copytree(database.parent, copy)
+    with closing(sqlite3.connect(copy / database.name)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'namespaces'").fetchone():
+            return []
+        return [name for (name,) in connection.execute("SELECT name FROM namespaces")]
+
+
 async def status_of(program: Program) -> int:
     """Return the exit status of a program that is expected to end soon by itself; leave none behind if it does not."""
     try:
@@ -49,16 +79,19 @@ def ended_in_one_sentence(program: Program) -> str:
     return sentence
 
 
+@asynccontextmanager
+async def running(server: Server) -> AsyncIterator[Server]:
+    """Start a server and wait until it serves; stop it afterwards."""
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
 async def test_server_and_ui_answer_on_the_given_ports(tmp_path: Path) -> None:
     port, ui_port = free_port(), free_port()
-    program = Program(
-        tmp_path / "server",
-        clean_environment(),
-        "run_server.py",
-        f"--port={port}",
-        f"--ui-port={ui_port}",
-        f"--db={tmp_path / 'new' / 'state.sqlite3'}",
-    )
+    program = run_server(tmp_path, f"--port={port}", f"--ui-port={ui_port}", f"--db={tmp_path / 'new' / 'state'}")
 
     await program.start()
     try:
@@ -89,42 +122,36 @@ async def test_order_status_is_registered_as_a_keyword(server: Server) -> None:
 
 
 @pytest.mark.parametrize("option", ["--port", "--ui-port"])
-async def test_a_port_that_is_taken_is_named_and_nothing_is_started(tmp_path: Path, option: str) -> None:
+async def test_a_port_that_is_taken_is_named_with_its_option_and_nothing_is_started(
+    tmp_path: Path, option: str
+) -> None:
     ports = {"--port": free_port(), "--ui-port": free_port()}
-    options = [f"{name}={port}" for name, port in ports.items()]
-    program = Program(
-        tmp_path / "server", clean_environment(), "run_server.py", *options, f"--db={tmp_path / 'db' / 'state'}"
-    )
+    program = run_server(tmp_path, *[f"{name}={port}" for name, port in ports.items()])
 
     with socket.create_server(("127.0.0.1", ports[option])):
         status = await status_of(program)
 
+    sentence = ended_in_one_sentence(program)
     assert status == 1
-    assert f"port {ports[option]} cannot be used" in ended_in_one_sentence(program)
+    assert f"port {ports[option]} cannot be used" in sentence
+    assert sentence.split()[-1] == option
     assert not (tmp_path / "db").exists()
 
 
-async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    program = Program(
-        tmp_path / "server",
-        clean_environment(),
-        "run_server.py",
-        f"--port={free_port()}",
-        f"--db={tmp_path / 'file' / 'state.sqlite3'}",
-    )
-
-    status = await status_of(program)
-
-    assert status == 1
-    assert str(tmp_path / "file") in ended_in_one_sentence(program)
-
-
-@pytest.mark.parametrize("options", [["--port=0"], ["--port=65536"], ["--ui-port=-1"], ["--port=65000"], ["--port=x"]])
-async def test_a_port_that_cannot_be_is_bad_usage(tmp_path: Path, options: list[str]) -> None:
-    program = Program(
-        tmp_path / "server", clean_environment(), "run_server.py", *options, f"--db={tmp_path / 'db' / 'state'}"
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--port=0"],
+        ["--port=65536"],
+        ["--ui-port=0"],
+        ["--ui-port=-1"],
+        ["--port=65000"],
+        ["--port=x"],
+        ["--port=20000", "--ui-port=20000"],
+    ],
+)
+async def test_ports_that_cannot_be_are_bad_usage(tmp_path: Path, options: list[str]) -> None:
+    program = run_server(tmp_path, *options)
 
     status = await status_of(program)
 
@@ -132,6 +159,78 @@ async def test_a_port_that_cannot_be_is_bad_usage(tmp_path: Path, options: list[
     assert program.lines() == []
     assert "port" in program.errors.read_text().splitlines()[-1]
     assert not (tmp_path / "db").exists()
+
+
+@pytest.mark.parametrize("name", ["100%.sqlite3", "what?.sqlite3", "no#1.sqlite3"])
+async def test_a_file_name_that_the_server_would_read_as_another_is_bad_usage(tmp_path: Path, name: str) -> None:
+    program = run_server(tmp_path, f"--db={tmp_path / 'db' / name}")
+
+    status = await status_of(program)
+
+    assert status == 2
+    assert name in program.errors.read_text().splitlines()[-1]
+    assert not (tmp_path / "db").exists()
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    program = run_server(tmp_path, f"--db={tmp_path / 'file' / 'state.sqlite3'}")
+
+    status = await status_of(program)
+
+    assert status == 2
+    assert str(tmp_path / "file") in ended_in_one_sentence(program)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "read-only"
+    folder.mkdir(mode=0o500)
+    program = run_server(tmp_path, f"--db={folder / 'state.sqlite3'}")
+
+    status = await status_of(program)
+
+    assert status == 2
+    assert str(folder) in ended_in_one_sentence(program)
+
+
+@pytest.mark.parametrize("place", [".", "/dev/null"])
+async def test_what_is_not_a_file_is_named_and_left_alone(tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+    program = run_server(tmp_path, f"--db={path}")
+
+    status = await status_of(program)
+
+    assert status == 2
+    assert f"{path} cannot hold a server's state: it is not a file" in ended_in_one_sentence(program)
+    assert path.exists()
+    assert not Path(f"{path}.lock").exists()
+
+
+async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    database = tmp_path / "payments.sqlite3"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript("CREATE TABLE charges (amount_cents); INSERT INTO charges VALUES (4390)")
+    content = database.read_bytes()
+    program = run_server(tmp_path, f"--db={database}")
+
+    status = await status_of(program)
+
+    assert status == 2
+    assert "no such table: namespaces" in ended_in_one_sentence(program)
+    assert database.read_bytes() == content
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text = "1001\tcompleted\ttxn_1\n" * 100
+    (tmp_path / "outcomes.tsv").write_text(text)
+    program = run_server(tmp_path, f"--db={tmp_path / 'outcomes.tsv'}")
+
+    status = await status_of(program)
+
+    assert status == 2
+    assert "file is not a database" in ended_in_one_sentence(program)
+    assert (tmp_path / "outcomes.tsv").read_text() == text
 
 
 def test_without_the_temporal_program_three_ways_to_get_one_are_named(tmp_path: Path) -> None:
@@ -149,6 +248,128 @@ def test_without_the_temporal_program_three_ways_to_get_one_are_named(tmp_path: 
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
     assert all(way in ended.stderr for way in ("make .venv", "Temporal CLI", "docker compose up"))
     assert not (tmp_path / "db").exists()
+
+
+def test_the_default_file_is_beside_the_program_wherever_one_stands(tmp_path: Path) -> None:
+    program = tmp_path / "programs" / "run_server.py"
+    program.parent.mkdir()
+    shutil.copy(ROOT / "run_server.py", program)
+    (program.parent / "data").write_text("a file where the folder should be: the path is named, and nothing starts")
+
+    ended = subprocess.run(
+        [sys.executable, program, f"--port={free_port()}"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert ended.returncode == 2
+    assert f"{program.parent / 'data' / 'temporal.sqlite3'} cannot hold" in ended.stderr
+
+
+@pytest.mark.parametrize("bytes_written", MOMENTS)
+async def test_killed_in_its_first_start_it_works_in_the_second(tmp_path: Path, bytes_written: int) -> None:
+    server = Server(tmp_path / "server")
+    database = server.output.parent / "temporal.sqlite3"
+    await Program.start(server)
+    while size_of_log(database) < bytes_written and server.is_running:
+        await asyncio.sleep(0)
+    await server.kill()
+    namespaces = namespaces_in(database, tmp_path / "copy")
+
+    async with running(server):
+        client = await server.client()
+        found = await client.count_workflows("OrderStatus = 'completed'")
+
+    assert found.count == 0
+    assert ("starting anew" in server.errors.read_text()) == (namespaces == [])
+
+
+async def test_a_file_in_which_a_namespace_was_made_is_kept_as_it_is(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    async with running(server):
+        await server.add_namespace("kept")
+        await server.kill()
+
+    async with running(server):
+        client = await server.client("kept")
+        found = await client.count_workflows()
+
+    assert found.count == 0
+    assert "starting anew" not in server.errors.read_text()
+
+
+async def test_a_file_that_another_program_has_open_is_refused_and_left_alone(tmp_path: Path) -> None:
+    database = tmp_path / "state.sqlite3"
+    program = run_server(tmp_path, f"--db={database}")
+
+    with closing(sqlite3.connect(database)) as other:
+        other.executescript("PRAGMA journal_mode = WAL; CREATE TABLE namespaces (is_global)")
+        status = await status_of(program)
+        remaining = other.execute("SELECT name FROM sqlite_master").fetchall()
+
+    assert status == 2
+    assert "database is locked" in ended_in_one_sentence(program)
+    assert remaining == [("namespaces",)]
+    assert database.exists()
+
+
+@pytest.mark.parametrize("name", ["temporal.sqlite3", "link"])
+async def test_a_second_server_on_the_same_file_is_refused(own_server: Server, tmp_path: Path, name: str) -> None:
+    (own_server.output.parent / "link").symlink_to("temporal.sqlite3")
+    second = run_server(tmp_path, f"--db={own_server.output.parent / name}")
+
+    status = await status_of(second)
+    client = await own_server.client()
+
+    assert status == 1
+    assert "a server is running on" in ended_in_one_sentence(second)
+    assert client.namespace == "default"
+
+
+async def test_of_two_servers_started_at_once_on_a_fresh_file_one_serves(tmp_path: Path) -> None:
+    database = tmp_path / "db" / "state"
+    ports = [free_port() for _ in range(2)]
+    programs = [
+        Program(tmp_path / str(port), clean_environment(), "run_server.py", f"--port={port}", f"--db={database}")
+        for port in ports
+    ]
+
+    try:
+        await asyncio.gather(*[program.start() for program in programs])
+        await wait_until(lambda: any(listens(port) for port in ports), "one serves")
+        await wait_until(lambda: not all(program.is_running for program in programs), "the other one leaves")
+        (refused,) = [program for program in programs if not program.is_running]
+        status = await refused.wait()
+    finally:
+        for program in programs:
+            await program.stop()
+
+    assert status == 1
+    assert "a server is running on" in ended_in_one_sentence(refused)
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+async def test_it_serves_with_standard_streams_that_are_closed_or_full(tmp_path: Path, redirection: str) -> None:
+    port, database = free_port(), tmp_path / "state.sqlite3"
+    program = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$@" {redirection}', "sh"),
+        *(sys.executable, "run_server.py", f"--port={port}", f"--db={database}"),
+        cwd=ROOT,
+        env=clean_environment(),
+    )
+
+    try:
+        await wait_until(lambda: program.returncode is not None or listens(port), "it serves")
+        status = program.returncode
+    finally:
+        os.kill(program.pid, signal.SIGTERM)
+        await program.wait()
+
+    assert status is None
+    assert Path(f"{database}.lock").read_text() == ""
 
 
 async def test_an_open_order_goes_on_after_the_server_was_killed_and_started_on_its_file(

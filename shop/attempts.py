@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Literal
 
 from shop.errors import ReplyLost, ServiceUnavailable
-from shop.faults import FaultPlan
+from shop.faults import FaultPlan, Step
 from shop.storage import Database
+
+# What `python -m shop settle` does; no fault strikes it.
+SettleStep = Literal["void_confirmation", "restore_inventory"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -37,7 +41,7 @@ class Attempts:
     faults: FaultPlan
 
     @contextmanager
-    def attempt(self, step: str, order_id: str) -> Iterator[sqlite3.Connection]:
+    def attempt(self, step: Step | SettleStep, order_id: str) -> Iterator[sqlite3.Connection]:
         """Record one attempt, and give the transaction for its effect, struck by the planned fault.
 
         Raises:

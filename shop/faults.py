@@ -12,10 +12,12 @@ import re
 import signal
 import time
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from shop.errors import ReplyLost, ServiceUnavailable
 
-STEPS = (
+# To add a step, add its name here; mypy refuses a step that is not in the list.
+Step = Literal[
     "validate_inventory",
     "process_payment",
     "update_inventory",
@@ -24,7 +26,8 @@ STEPS = (
     "void_sale",
     "refund_payment",
     "note_unsent",
-)
+]
+STEPS: tuple[Step, ...] = get_args(Step)
 RANDOM_KINDS = ("unavailable", "lost_reply", "crash_before", "crash_after")
 MAX_SLOW_SECONDS = 3600
 

@@ -15,6 +15,9 @@ from conftest import Stage, make_order
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType, IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
+from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.testing import WorkflowEnvironment
@@ -28,17 +31,19 @@ from test_cancellation import (
     attempts_of,
     end_of,
     serve,
+    start,
+    voids_of,
 )
 
-from comparison.processes import wait_until
-from connection import OrderPayloadConverter
-from run_worker import register_order_status
-from run_workflow import start_or_attach, wait_for_outcome
+from comparison.processes import POLL_SECONDS, wait_until
+from plumbing.admission import OrderPayloadConverter
+from plumbing.connection import TASK_QUEUE, register_search_attribute
+from run_workflow import wait_for_outcome
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import ORDER_STATUS
+from workflows import ORDER_STATUS, OrderWorkflow
 
 TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 # Of real time: what is here to show is that hours of the server's time pass in it.
@@ -47,17 +52,19 @@ MAX_TEST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class AttemptTimes(Interceptor):
-    """Notes when each attempt starts, on the server's clock: the ledger has it on ours."""
+    """Notes when each attempt starts, on the server's clock, and the number that the server gives it."""
 
     of: dict[str, list[datetime]] = field(default_factory=dict)
+    numbers: dict[str, list[int]] = field(default_factory=dict)
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        times = self.of
+        times, numbers = self.of, self.numbers
 
         class NoteTime(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # Any: as the SDK declares it
                 info = activity.info()
                 times.setdefault(info.activity_type, []).append(info.started_time)
+                numbers.setdefault(info.activity_type, []).append(info.attempt)
                 return await super().execute_activity(input)
 
         return NoteTime(next)
@@ -82,34 +89,53 @@ RunOrder = Callable[..., Awaitable[Run]]
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
+async def environment() -> AsyncIterator[WorkflowEnvironment]:
     """Run a server that skips time, for one test."""
     async with await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=str(TEST_SERVER),
         data_converter=replace(DataConverter.default, payload_converter_class=OrderPayloadConverter),
-    ) as environment:
+    ) as started:
         # An order hangs on a server that does not know the attribute.
-        await environment.client.operator_service.add_search_attributes(
+        await started.client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(
-                namespace=environment.client.namespace,
+                namespace=started.client.namespace,
                 search_attributes={ORDER_STATUS.name: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD},
             )
         )
-        yield environment.client
+        yield started
 
 
 @pytest.fixture
-def run(client: Client, tmp_path: Path) -> RunOrder:
+def run(environment: WorkflowEnvironment, tmp_path: Path) -> RunOrder:
     async def run_order(order: Order, faults: str = "") -> Run:
-        shop, times = Shop(tmp_path / "shop", parse_faults(faults)), AttemptTimes()
+        client, shop, times = environment.client, Shop(tmp_path / "shop", parse_faults(faults)), AttemptTimes()
         async with serve(client, shop, interceptors=[times]):
-            handle = await start_or_attach(client, order)
-            outcome = await asyncio.wait_for(wait_for_outcome(handle, order), MAX_TEST_SECONDS)
-        ledger = read_ledger(shop)
+            handle = await start(client, order)
+            outcome = await asyncio.wait_for(wait_for_outcome(client, handle, order), MAX_TEST_SECONDS)
+        assert outcome
+        ledger = read_ledger(shop.directory)
         shop.close()
         return Run(outcome, await duration(handle), ledger, times)
 
     return run_order
+
+
+async def take_step(client: Client, call: Callable[[Order], str | None], order: Order) -> None:
+    """Do one step by hand. A worker that leaves would not do: this server goes on to hand tasks to its last poll."""
+    task = await client.workflow_service.poll_activity_task_queue(
+        PollActivityTaskQueueRequest(
+            namespace=client.namespace, task_queue=TaskQueue(name=TASK_QUEUE), identity="by hand"
+        )
+    )
+    assert task.activity_type.name == call.__name__
+    await client.get_async_activity_handle(task_token=task.task_token).complete(call(order))
+
+
+async def skip(environment: WorkflowEnvironment, time: timedelta) -> None:
+    """Let time pass although one step is due: by itself the server skips none while something waits for a worker."""
+    await environment.client.test_service.unlock_time_skipping(UnlockTimeSkippingRequest())
+    await environment.sleep(time)
+    await environment.client.test_service.lock_time_skipping(LockTimeSkippingRequest())
 
 
 async def duration(handle: Handle) -> timedelta:
@@ -133,18 +159,54 @@ async def test_an_inventory_that_is_down_for_hours_after_the_payment_delays_the_
     assert_done_once(ran.ledger, order)
 
 
-async def test_a_mail_that_cannot_be_sent_for_a_day_is_noted_as_not_sent_and_the_order_completes(
-    run: RunOrder,
-) -> None:
+async def test_a_mail_is_tried_1440_times_at_most_a_minute_apart_then_noted_as_not_sent(run: RunOrder) -> None:
     order = make_order()
 
     ran = await run(order, faults="send_confirmation:unavailable*inf")
 
     assert ran.outcome.status == Status.COMPLETED
     assert "no confirmation was sent: ServiceUnavailable" in ran.outcome.detail
-    assert timedelta(hours=23, minutes=58) < ran.took < timedelta(hours=24, minutes=1)
-    assert len(attempts_of(ran.ledger, order, "send_confirmation")) > 1_400
+    assert attempts_of(ran.ledger, order, "send_confirmation") == ["ServiceUnavailable"] * 1_440
+    assert ran.times.pauses("send_confirmation")[:6] == [1, 2, 4, 8, 16, 32]
+    assert 60 <= max(ran.times.pauses("send_confirmation")) < 65
+    assert timedelta(hours=23, minutes=50) < ran.took < timedelta(hours=24, minutes=10)
     assert_done_once(ran.ledger, order, is_sent=False)
+
+
+async def test_the_last_of_the_1440_attempts_still_sends_the_mail(run: RunOrder) -> None:
+    order = make_order()
+
+    ran = await run(order, faults="send_confirmation:unavailable*1439")
+
+    assert "no confirmation was sent" not in ran.outcome.detail
+    assert attempts_of(ran.ledger, order, "send_confirmation")[-2:] == ["ServiceUnavailable", "ok"]
+    assert_done_once(ran.ledger, order)
+
+
+async def test_two_days_without_a_worker_use_up_no_attempt_and_the_order_is_mailed(
+    environment: WorkflowEnvironment, tmp_path: Path
+) -> None:
+    order, times = make_order(), AttemptTimes()
+    client, shop = environment.client, Shop(tmp_path / "shop", parse_faults("send_confirmation:unavailable*2"))
+
+    async with serve(client):
+        handle = await start(client, order)
+        for call in (shop.inventory.validate_inventory, shop.payments.process_payment, shop.inventory.update_inventory):
+            await take_step(client, call, order)
+        while await handle.query(OrderWorkflow.status) != "send_confirmation":
+            await asyncio.sleep(POLL_SECONDS)
+        await skip(environment, timedelta(days=2))
+        tried_before = attempts_of(read_ledger(shop.directory), order, "send_confirmation")
+        async with serve(client, shop, workflows=(), interceptors=[times]):
+            status, _ = await end_of(client, handle, order)
+
+    ledger = read_ledger(shop.directory)
+    shop.close()
+    assert (tried_before, times.numbers) == ([], {"send_confirmation": [1, 2, 3]})
+    assert attempts_of(ledger, order, "send_confirmation") == ["ServiceUnavailable"] * 2 + ["ok"]
+    assert status == Status.COMPLETED
+    assert await duration(handle) > timedelta(days=2)
+    assert_done_once(ledger, order)
 
 
 async def test_a_mail_that_can_be_sent_after_hours_is_sent(run: RunOrder) -> None:
@@ -167,7 +229,7 @@ async def test_a_payment_that_is_down_for_good_is_given_up_after_three_attempts_
     assert (ran.outcome.status, ran.outcome.detail.split(":")[0]) == (Status.FAILED, "ServiceUnavailable")
     assert attempts_of(ran.ledger, order, "process_payment") == ["ServiceUnavailable"] * 3
     assert ran.times.pauses("process_payment") == [1, 2]
-    assert [(void.order_id, void.step) for void in ran.ledger.voids] == [(order.order_id, "refund_payment")]
+    assert voids_of(ran.ledger, order) == ["void_charge"]
     assert_nothing_held(ran.ledger, order)
 
 
@@ -177,7 +239,7 @@ async def test_a_validation_that_is_down_for_good_is_given_up_after_three_attemp
     ran = await run(order, faults="validate_inventory:unavailable*inf")
 
     assert ran.outcome.status == Status.FAILED
-    assert [attempt.step for attempt in ran.ledger.attempts] == ["validate_inventory"] * 3
+    assert [attempt.step for attempt in ran.ledger.attempts] == ["validate_inventory"] * 3 + ["void_charge"]
     assert_nothing_held(ran.ledger, order)
 
 
@@ -192,16 +254,36 @@ async def test_a_payment_that_only_times_out_is_refunded_because_it_may_have_hap
     assert_nothing_held(ran.ledger, order)
 
 
-async def test_a_refund_that_is_down_for_hours_is_paid_in_the_end(run: RunOrder) -> None:
-    order = make_order()
+@pytest.mark.parametrize(
+    ("call", "token", "faults", "status"),
+    [
+        ("void_charge", "tok_chargeDeclined", "", Status.REJECTED),
+        ("void_sale", "tok_visa", "process_payment:lost_reply*3", Status.FAILED),
+        ("refund_payment", "tok_visa", "process_payment:lost_reply*3", Status.FAILED),
+    ],
+)
+async def test_a_call_that_ends_an_order_is_repeated_for_hours_until_it_works(
+    call: str, token: str, faults: str, status: Status, run: RunOrder
+) -> None:
+    order = make_order(payment_token=token)
 
-    ran = await run(order, faults="process_payment:lost_reply*3,refund_payment:unavailable*150")
+    ran = await run(order, faults=",".join(filter(None, (faults, f"{call}:unavailable*150"))))
 
-    assert ran.outcome.status == Status.FAILED
-    assert attempts_of(ran.ledger, order, "refund_payment") == ["ServiceUnavailable"] * 150 + ["ok"]
+    assert ran.outcome.status == status
+    assert attempts_of(ran.ledger, order, call) == ["ServiceUnavailable"] * 150 + ["ok"]
+    assert 60 <= max(ran.times.pauses(call)) < 65
     assert ran.took > timedelta(hours=2)
-    assert [charge.refunded for charge in ran.ledger.charges] == [True]
     assert_nothing_held(ran.ledger, order)
+
+
+async def test_a_note_is_repeated_for_longer_than_the_mail_until_it_works(run: RunOrder) -> None:
+    order = make_order(customer_id="nobody")
+
+    ran = await run(order, faults="note_unsent:unavailable*1500")
+
+    assert ran.outcome.status == Status.COMPLETED
+    assert attempts_of(ran.ledger, order, "note_unsent") == ["ServiceUnavailable"] * 1_500 + ["ok"]
+    assert_done_once(ran.ledger, order, is_sent=False)
 
 
 async def test_an_unknown_customer_is_noted_as_not_mailed_at_once_and_the_order_completes(run: RunOrder) -> None:
@@ -221,16 +303,17 @@ async def test_of_two_who_want_the_last_item_one_gets_it_and_the_other_is_refund
     holds = [Hold(step="process_payment") for _ in orders]
     plans = {order.order_id: hold.plan() for order, hold in zip(orders, holds, strict=True)}
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop):
-        handles = [await start_or_attach(stage.client, order) for order in orders]
+        handles = [await start(stage.client, order) for order in orders]
         await wait_until(lambda: all(hold.reached.is_set() for hold in holds), "both have seen the last one")
         for hold in holds:
             hold.released.set()
-        ends = await asyncio.gather(*(end_of(handle, order) for handle, order in zip(handles, orders, strict=True)))
+        pairs = zip(handles, orders, strict=True)
+        ends = await asyncio.gather(*(end_of(stage.client, handle, order) for handle, order in pairs))
 
-    ledger = read_ledger(shop)
+    ledger = read_ledger(shop.directory)
     shop.close()
     assert {status for status, _ in ends} == {Status.COMPLETED, Status.REJECTED}
     for order, (status, _) in zip(orders, ends, strict=True):

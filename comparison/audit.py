@@ -1,128 +1,68 @@
-"""Judges orders by the ledgers alone, never by what a program says of itself.
+"""Judges orders by the ledgers, never by what a program says of itself.
 
-Each check has the number of the rule it holds:
+Each check has the number of the rule that it holds:
 
-    I1  nothing lost      every order came to an end
-    I2  completed         one charge of the right amount, stock taken once, one confirmation or a note of its absence
-    I3  not completed     no charge kept, no stock kept, no confirmation
-    I4  stock             initial = now + sold, and never below 0
-    I5  money             charges kept = the totals of the completed orders
-    I6  no orphans        nothing happened to an order that nobody placed
-    I7  agreement         what was printed is what the ledgers say
-    I9  bounded           no more attempts than the policy allows; databases are intact
+    I1  nothing lost     every order came to an end, and somebody was told
+    I2  completed        one charge of the right amount, the right stock taken once, one confirmation or a note that
+                         there is none, and no tombstone
+    I3  not completed    no charge kept, no stock kept, no confirmation, and none of them possible any more
+    I4  stock            initial = now + sold, and never below 0; products and customers are those that were loaded
+    I5  money            charges kept = the totals of the completed orders
+    I6  no orphans       nothing happened to an order that nobody placed, or with other content; no effect without its
+                         attempt, no attempt that was ok without its effect
+    I7  agreement        what was printed, by each run, is what the ledgers say, and how the workflow closed
+    I9  bounded          no more attempts than the policies allow; the databases are intact
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from enum import Enum
-from typing import TypeVar
+from itertools import pairwise
+from pathlib import Path
 
-from shop.errors import REFUSALS, OrderVoided
-from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale
-from shop.orders import Order, Status
-from shop.shop import Shop
+from temporalio.client import WorkflowExecutionStatus
 
-_Row = TypeVar("_Row", Charge, Sale, Confirmation, Attempt)
+from comparison.accounts import WHOLE, Account, Ending, accounts_of, names_of, units_of
+from shop.catalogue import Customer, Product
+from shop.errors import PermanentError, ReplyLost
+from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Void
+from shop.orders import Order, Outcome, Status
+from shop.storage import read_only
 
-ATTEMPT_LIMITS = {"validate_inventory": 3, "process_payment": 3}
-"""Attempts that both versions allow one run of an order; the other steps differ."""
+__all__ = ["WHOLE", "Account", "Catalogue", "Ending", "Violation", "accounts_of", "audit", "judge_files"]
 
+# Attempts that one run of an order may make, by the more patient policy of the two versions. The steps that are not
+# named here have no limit in the workflow.
+ATTEMPT_LIMITS = {"validate_inventory": 3, "process_payment": 3, "send_confirmation": 1440}
+# The steps that an order can fail in, and how many attempts use up each.
+DECISIVE_STEPS = ("validate_inventory", "process_payment", "update_inventory")
+FEW_ATTEMPTS = 3
 
-class Ending(str, Enum):
-    """What became of an order, in the words of its customer."""
+# Which step makes which effect. To settle an order, the last two leave tombstones where there is nothing to undo.
+MADE_BY = {
+    "process_payment": ("charge",),
+    "update_inventory": ("sale",),
+    "send_confirmation": ("mail",),
+    "note_unsent": ("note",),
+    "void_charge": ("void_charge",),
+    "void_sale": ("void_sale",),
+    "void_confirmation": ("void_confirmation",),
+    "refund_payment": ("refund", "void_charge"),
+    "restore_inventory": ("restored sale", "void_sale"),
+}
+# An attempt that comes too late for its effect is ok, too.
+TOO_LATE_FOR = {"void_charge": "charge", "void_sale": "sale", "note_unsent": "mail"}
+# An attempt with any other outcome had no effect.
+EFFECTIVE = ("ok", "started", ReplyLost.__name__)
 
-    COMPLETE = "charged, shipped, mailed"
-    COMPLETE_UNMAILED = "charged, shipped, noted that no mail was sent"
-    UNMAILED = "charged, shipped, not mailed"
-    UNSHIPPED = "charged, never shipped"
-    OVERCHARGED = "charged more than once"
-    UNCHARGED = "shipped, never charged"
-    REFUSED = "refused, nothing held"
-    UNDONE = "undone, nothing held"
-    FORGOTTEN = "forgotten, nothing held"
-    WRONG = "wrong amount or wrong goods"
-
-
-CLEAN = (Ending.REFUSED, Ending.UNDONE)
-WHOLE = (Ending.COMPLETE, Ending.COMPLETE_UNMAILED)
-
-
-@dataclass(frozen=True)
-class Account:
-    """All that the ledgers say of one order."""
-
-    order: Order
-    charges: tuple[Charge, ...]
-    sales: tuple[Sale, ...]
-    confirmations: tuple[Confirmation, ...]
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def kept_charges(self) -> tuple[Charge, ...]:
-        """Return the charges that were not refunded."""
-        return tuple(charge for charge in self.charges if not charge.refunded)
-
-    @property
-    def kept_cents(self) -> int:
-        """Return the net charge."""
-        return sum(charge.amount_cents for charge in self.kept_charges)
-
-    @property
-    def kept_units(self) -> Counter[str]:
-        """Return the net stock taken, by sku."""
-        units: Counter[str] = Counter()
-        for sale in self.sales:
-            if not sale.restored:
-                units[sale.sku] += sale.quantity
-        return units
-
-    @property
-    def owed_cents(self) -> int:
-        """Return what the customer is owed: every cent charged beyond the goods that left the stock."""
-        return self.kept_cents - (self.order.total_cents if self.kept_units else 0)
-
-    @property
-    def seconds(self) -> float:
-        """Return the time from the first attempt to the last."""
-        times = [datetime.fromisoformat(attempt.at) for attempt in self.attempts]
-        return (max(times) - min(times)).total_seconds() if times else 0.0
-
-    @property
-    def ending(self) -> Ending:
-        """Put the account into words."""
-        if len(self.kept_charges) > 1:
-            return Ending.OVERCHARGED
-        if self.kept_charges and not self.kept_units:
-            return Ending.UNSHIPPED
-        if self.kept_units and not self.kept_charges:
-            return Ending.UNCHARGED
-        if self.kept_charges:
-            return self._ending_of_a_sale()
-        # Nothing is held. Somebody must have decided that: the business with a no, or a version with an undo.
-        outcomes = {attempt.outcome for attempt in self.attempts}
-        if outcomes.intersection(REFUSALS) - {OrderVoided.__name__}:
-            return Ending.REFUSED
-        if any(attempt.step == "refund_payment" and attempt.outcome == "ok" for attempt in self.attempts):
-            return Ending.UNDONE
-        if OrderVoided.__name__ in outcomes:
-            return Ending.REFUSED
-        gave_up = sum(attempt.step == "validate_inventory" for attempt in self.attempts) >= 3
-        return Ending.UNDONE if gave_up and "ok" not in outcomes else Ending.FORGOTTEN
-
-    def _ending_of_a_sale(self) -> Ending:
-        wanted = Counter({item.sku: item.quantity for item in self.order.items})
-        charge = self.kept_charges[0]
-        if (charge.amount_cents, charge.currency) != (self.order.total_cents, self.order.currency):
-            return Ending.WRONG
-        if self.kept_units != wanted or len(self.confirmations) > 1:
-            return Ending.WRONG
-        if not self.confirmations:
-            return Ending.UNMAILED
-        return Ending.COMPLETE if self.confirmations[0].sent else Ending.COMPLETE_UNMAILED
+CLOSINGS = {
+    Status.COMPLETED: WorkflowExecutionStatus.COMPLETED,
+    Status.REJECTED: WorkflowExecutionStatus.COMPLETED,
+    Status.FAILED: WorkflowExecutionStatus.FAILED,
+    Status.CANCELLED: WorkflowExecutionStatus.CANCELED,
+}
 
 
 @dataclass(frozen=True)
@@ -134,126 +74,266 @@ class Violation:
     sentence: str
 
 
-def accounts_of(orders: Iterable[Order], ledger: Ledger) -> dict[str, Account]:
-    """Return the account of each order."""
-    charges, sales = _by_order(ledger.charges), _by_order(ledger.sales)
-    confirmations, attempts = _by_order(ledger.confirmations), _by_order(ledger.attempts)
-    return {
-        order.order_id: Account(
-            order,
-            tuple(charges.get(order.order_id, ())),
-            tuple(sales.get(order.order_id, ())),
-            tuple(confirmations.get(order.order_id, ())),
-            tuple(attempts.get(order.order_id, ())),
-        )
-        for order in orders
-    }
+@dataclass(frozen=True)
+class Catalogue:
+    """What was loaded into the shop."""
+
+    products: tuple[Product, ...]
+    customers: tuple[Customer, ...]
 
 
 def audit(
-    orders: Iterable[Order], ledger: Ledger, printed: Mapping[str, Status] | None = None, *, runs: int | None = None
+    orders: Iterable[Order],
+    ledger: Ledger,
+    outcomes: Iterable[Outcome] | None = None,
+    *,
+    runs: int | Mapping[str, int] | None = None,
+    closings: Mapping[str, WorkflowExecutionStatus] | None = None,
+    catalogue: Catalogue | None = None,
 ) -> list[Violation]:
-    """Return every broken rule.
+    """Return every broken rule. What is None is not judged.
 
     Args:
         orders: all orders that were placed in this shop.
         ledger: what happened.
-        printed: the outcome that a version printed for each order, if that is to be checked (I7).
-        runs: how often each order was run at most, if the number of attempts is to be checked (I9).
+        outcomes: all lines that were printed; those of one order in the order in which they were.
+        runs: how often each order was run at most, or all of them.
+        closings: how the workflow of each order closed, where workflows alone did the printing.
+        catalogue: what was loaded into the shop.
     """
-    accounts = accounts_of(orders, ledger)
+    printed = None if outcomes is None else tuple(outcomes)
+    accounts = accounts_of(orders, ledger, printed or (), closings)
     violations = [
-        violation
-        for account in accounts.values()
-        for violation in _judge(account, (printed or {}).get(account.order.order_id))
+        Violation(rule, order_id, sentence)
+        for order_id, account in accounts.items()
+        for rule, judge in ORDER_RULES
+        for sentence in judge(account)
     ]
-    violations += _judge_stock(ledger)
-    violations += _judge_money(accounts.values())
-    violations += _judge_orphans(accounts, ledger)
+    violations += [*_stock(ledger), *_money(accounts.values()), *_orphans(accounts, ledger, printed or ())]
     if printed is not None:
-        violations += _judge_agreement(accounts, printed)
+        violations += _telling(accounts.values())
+    if closings is not None:
+        violations += _closings(accounts.values())
     if runs is not None:
-        violations += _judge_attempts(ledger, runs)
+        violations += _bounds(ledger, runs)
+    if catalogue is not None:
+        violations += _catalogue(ledger, catalogue)
     return violations
 
 
-def judge_files(shop: Shop) -> list[Violation]:
-    """Return a violation for each database that SQLite finds damaged."""
+def judge_files(directory: Path) -> list[Violation]:
+    """Return a violation for each database that SQLite finds damaged. Changes nothing.
+
+    Raises:
+        ServiceUnavailable: if one is missing, locked, or too damaged to be asked.
+    """
     violations = []
-    for name, database in zip(("inventory", "payments", "notifications"), shop.databases, strict=True):
-        with database.transaction() as connection:
-            (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+    for name in ("inventory", "payments", "notifications"):
+        with read_only(directory / f"{name}.sqlite3") as connection:
+            answer = " ".join(str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0]).split())
         if answer != "ok":
             violations.append(Violation("I9", "-", f"{name}.sqlite3 is damaged: {answer}"))
     return violations
 
 
-def _judge(account: Account, printed: Status | None) -> list[Violation]:
-    order, ending = account.order, account.ending
-    if ending is Ending.FORGOTTEN and printed in (Status.REJECTED, Status.FAILED, Status.CANCELLED):
-        return []  # It was decided before anything had to be undone, and somebody was told.
-    if ending in WHOLE:
-        return []
-    if ending in CLEAN:
-        if account.confirmations:
-            return [Violation("I3", order.order_id, f"{ending.value}, and yet a confirmation was sent or noted")]
-        return []
-    if ending is Ending.FORGOTTEN:
+def _nothing_lost(account: Account) -> Iterator[str]:
+    if account.ending is Ending.ABANDONED:
         tried = account.attempts[-1].step if account.attempts else "nothing"
-        return [Violation("I1", order.order_id, f"{ending.value}; last tried: {tried}")]
-    owed = f"; owed {account.owed_cents / 100:.2f} {order.currency}" if account.owed_cents > 0 else ""
-    return [Violation("I2" if account.kept_units else "I3", order.order_id, f"{ending.value}{owed}")]
+        yield f"{account.ending.value}; last tried: {tried}"
 
 
-def _judge_stock(ledger: Ledger) -> list[Violation]:
-    sold: Counter[str] = Counter()
-    for sale in ledger.sales:
-        if not sale.restored:
-            sold[sale.sku] += sale.quantity
-    return [
-        Violation("I4", "-", f"{sku}: {stock.initial} at first, {stock.now} left, {sold[sku]} sold")
-        for sku, stock in ledger.stock.items()
-        if stock.now < 0 or stock.initial != stock.now + sold[sku]
-    ] + [Violation("I4", "-", f"{sku}: sold, but never in stock") for sku in sold if sku not in ledger.stock]
+def _completed(account: Account) -> Iterator[str]:
+    if account.ending in (Ending.UNCONFIRMED, Ending.OVERCHARGED, Ending.UNCHARGED, Ending.WRONG):
+        yield account.ending.value + _owed(account)
+    sales = {sale.key for sale in account.sales}
+    # Refunded or restored or not: a charge or a sale that was undone is not followed by another.
+    numbers = {"charge": len(account.charges), "sale": len(sales), "confirmation": len(account.confirmations)}
+    yield from (f"{number} {what}s" for what, number in numbers.items() if number > 1)
 
 
-def _judge_money(accounts: Iterable[Account]) -> list[Violation]:
-    accounts = list(accounts)
-    kept = sum(account.kept_cents for account in accounts)
-    earned = sum(account.order.total_cents for account in accounts if account.ending in WHOLE)
-    return [] if kept == earned else [Violation("I5", "-", f"{kept} cents were kept, {earned} earned")]
+def _as_ordered(account: Account) -> Iterator[str]:
+    order = account.order
+    for charge in account.charges:
+        if (charge.amount_cents, charge.currency) != (order.total_cents, order.currency):
+            yield f"charged {charge.amount_cents} {charge.currency}, ordered for {order.total_cents} {order.currency}"
+    for key in {sale.key for sale in account.sales}:
+        if units_of(sale for sale in account.sales if sale.key == key) != units_of(order.items):
+            yield "other goods were taken than were ordered"
+    for confirmation in account.confirmations:
+        if confirmation.customer_id != order.customer_id:
+            yield f"confirmed to customer {confirmation.customer_id}, ordered by {order.customer_id}"
 
 
-def _judge_orphans(accounts: Mapping[str, Account], ledger: Ledger) -> list[Violation]:
-    rows: tuple[Charge | Sale | Confirmation, ...] = (*ledger.charges, *ledger.sales, *ledger.confirmations)
-    orphans = Counter((row.order_id, type(row).__name__.lower()) for row in rows if row.order_id not in accounts)
-    return [
-        Violation("I6", order_id, f"{number} {kind} row(s), no order") for (order_id, kind), number in orphans.items()
-    ]
+def _not_voided(account: Account) -> Iterator[str]:
+    """A tombstone is left where nothing has happened, and then keeps it from happening."""
+    happened = {"void_charge": account.charges, "void_sale": account.sales, "void_confirmation": account.confirmations}
+    for step, rows in happened.items():
+        if rows and step in account.effects:
+            yield f"{account.ending.value}, and yet there is a tombstone of {step}"
 
 
-def _judge_agreement(accounts: Mapping[str, Account], printed: Mapping[str, Status]) -> list[Violation]:
-    violations = []
-    for order_id, account in accounts.items():
-        status = printed.get(order_id)
-        if status is None or status in (Status.UNKNOWN, Status.STARTED):
-            violations.append(Violation("I1", order_id, f"its outcome was never printed ({status and status.value})"))
-        elif (status is Status.COMPLETED) != (account.ending in WHOLE):
-            violations.append(Violation("I7", order_id, f"printed {status.value}, but {account.ending.value}"))
-    return violations
+def _not_completed(account: Account) -> Iterator[str]:
+    if account.ending is Ending.STOCK_NOT_TAKEN:
+        yield account.ending.value + _owed(account)
+    if account.confirmations and not (account.kept_charges and account.kept_units):
+        yield f"{account.ending.value}, and yet a confirmation was {'sent' if 'mail' in account.effects else 'noted'}"
+    if account.charges and not account.kept_charges and not account.sales and "void_sale" not in account.effects:
+        yield "refunded, but its stock may still be taken: there is no tombstone of void_sale"
 
 
-def _judge_attempts(ledger: Ledger, runs: int) -> list[Violation]:
-    numbers = Counter((attempt.step, attempt.order_id) for attempt in ledger.attempts)
-    return [
-        Violation("I9", order_id, f"{step}: {number} attempts, {ATTEMPT_LIMITS[step] * runs} allowed")
-        for (step, order_id), number in numbers.items()
-        if number > ATTEMPT_LIMITS.get(step, number) * runs
-    ]
+def _no_other_content(account: Account) -> Iterator[str]:
+    """Only a tombstone may be without a digest: `settle` knows no more than the id."""
+    rows: list[Charge | Sale | Confirmation | Void] = [*account.charges, *account.sales, *account.confirmations]
+    rows += account.voids
+    others = [type(row).__name__.lower() for row in rows if row.digest not in (account.order.digest, None)]
+    yield from (f"the {kind} is of other content" for kind in dict.fromkeys(others))
 
 
-def _by_order(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
-    grouped: dict[str, list[_Row]] = {}
-    for row in rows:
-        grouped.setdefault(row.order_id, []).append(row)
-    return grouped
+def _effects_and_attempts(account: Account) -> Iterator[str]:
+    tried = {attempt.step for attempt in account.attempts if attempt.outcome in EFFECTIVE}
+    explained = {effect for step in tried for effect in MADE_BY.get(step, ())}
+    yield from (f"{effect} without an attempt" for effect in sorted(account.effects - explained))
+    for step in dict.fromkeys(attempt.step for attempt in account.attempts if attempt.outcome == "ok"):
+        wanted = {*MADE_BY.get(step, ()), TOO_LATE_FOR.get(step)}
+        if step in MADE_BY and not wanted & account.effects:
+            yield f"{step} was ok, and yet there is no {' or '.join(MADE_BY[step])}"
+
+
+def _agreement(account: Account) -> Iterator[str]:
+    for status in dict.fromkeys(account.ended_as):
+        if (status is Status.COMPLETED) != (account.ending in WHOLE):
+            yield f"printed {status.value}, but {account.ending.value}"
+        elif objection := _objection(account, status):
+            yield f"printed {status.value}, but {objection}"
+    charged = [charge.transaction_id for charge in account.charges]
+    for outcome in account.outcomes:
+        printed = outcome.detail.partition(";")[0]
+        if outcome.status is Status.COMPLETED and printed not in charged:
+            yield f"printed transaction {printed or '(none)'}, but its charge is {', '.join(charged) or '(none)'}"
+
+
+def _objection(account: Account, status: Status) -> str:
+    """Return what in the attempts contradicts `rejected`, `failed` or `cancelled`, if they tell.
+
+    A call that timed out may be logged as ok, or as refused, later: a step that was tried three times has failed. A
+    cancellation may come while a refusal is on its way: where it is known how the workflow closed, that decides.
+    """
+    tried = [attempt for attempt in account.attempts if attempt.step in DECISIVE_STEPS]
+    times = Counter(attempt.step for attempt in tried)
+    failures = Counter(attempt.step for attempt in tried if _has_failed(attempt))
+    is_used_up = max(times.values(), default=0) >= FEW_ATTEMPTS
+    was_refused = account.was_refused and _is_one_run(account)
+    if status is Status.REJECTED and not account.refusals:
+        return "nothing was refused"
+    if status is Status.FAILED and was_refused and not is_used_up:
+        return "it was refused"
+    if status is Status.FAILED and tried and not (is_used_up or failures or "started" in {a.outcome for a in tried}):
+        return "no step failed"
+    if status is Status.CANCELLED and not account.closing and len(account.ended_as) == 1 and _is_one_run(account):
+        gave_up = max(failures["validate_inventory"], failures["process_payment"]) >= FEW_ATTEMPTS
+        return "it was refused" if was_refused else "a step had failed for good" if gave_up else ""
+    return ""
+
+
+def _later_runs(account: Account) -> Iterator[str]:
+    """An order that has ended is voided: a run that begins then says `rejected`; a starter that attaches repeats.
+
+    Where several processes had begun before the end, each may have had a reason of its own.
+    """
+    last = ("refund_payment" if account.charges else "void_charge", "ok")
+    end = next((attempt.at for attempt in account.attempts if (attempt.step, attempt.outcome) == last), "")
+    if len({attempt.pid for attempt in account.attempts if attempt.at <= end}) != 1:
+        return
+    has_begun = any(attempt.step == "validate_inventory" and attempt.at > end for attempt in account.attempts)
+    for status in account.ended_as[1:]:
+        is_repeated = status is account.ended_as[0] and not has_begun
+        if status in (Status.FAILED, Status.CANCELLED) and not is_repeated:
+            yield f"printed {status.value} by a run that began when it had ended as {account.ended_as[0].value}"
+
+
+ORDER_RULES = (
+    ("I1", _nothing_lost),
+    ("I2", _completed),
+    ("I2", _as_ordered),
+    ("I2", _not_voided),
+    ("I3", _not_completed),
+    ("I6", _no_other_content),
+    ("I6", _effects_and_attempts),
+    ("I7", _agreement),
+    ("I7", _later_runs),
+)
+
+
+def _telling(accounts: Iterable[Account]) -> Iterator[Violation]:
+    """I1. An order that an operator settled has ended without a program that could tell."""
+    for account in accounts:
+        if not account.ended_as and "void_confirmation" not in account.effects:
+            told = ", ".join(outcome.status.value for outcome in account.outcomes) or "nothing"
+            yield Violation("I1", account.order.order_id, f"how it ended was never printed, but {told}")
+
+
+def _stock(ledger: Ledger) -> Iterator[Violation]:
+    sold = units_of(sale for sale in ledger.sales if not sale.restored)
+    for sku, stock in ledger.stock.items():
+        if stock.now < 0 or stock.initial != stock.now + sold[sku]:
+            yield Violation("I4", "-", f"{sku}: {stock.initial} at first, {stock.now} left, {sold[sku]} sold")
+    for sku in sold.keys() - ledger.stock.keys():
+        yield Violation("I4", "-", f"{sku}: sold, but not in stock")
+
+
+def _catalogue(ledger: Ledger, catalogue: Catalogue) -> Iterator[Violation]:
+    loaded = {product.sku: product.quantity for product in catalogue.products}
+    initial = {sku: stock.initial for sku, stock in ledger.stock.items()}
+    for sku in sorted({sku for sku, _ in loaded.items() ^ initial.items()}):
+        yield Violation("I4", "-", f"{sku}: {loaded.get(sku, 'none')} loaded, {initial.get(sku, 'none')} at first")
+    customers = {customer.customer_id for customer in catalogue.customers}
+    for customer_id in sorted(customers ^ set(ledger.customers)):
+        what = "has vanished" if customer_id in customers else "was never loaded"
+        yield Violation("I4", "-", f"customer {customer_id} {what}")
+
+
+def _money(accounts: Iterable[Account]) -> Iterator[Violation]:
+    kept = earned = 0
+    for account in accounts:
+        kept += account.kept_cents
+        earned += account.order.total_cents if account.ending in WHOLE else 0
+    if kept != earned:
+        yield Violation("I5", "-", f"{kept} cents were kept, {earned} earned")
+
+
+def _orphans(accounts: Mapping[str, Account], ledger: Ledger, outcomes: Iterable[Outcome]) -> Iterator[Violation]:
+    tables = (ledger.charges, ledger.sales, ledger.confirmations, ledger.voids, ledger.attempts, outcomes)
+    orphans = Counter(
+        (row.order_id, type(row).__name__.lower()) for rows in tables for row in rows if row.order_id not in accounts
+    )
+    for (order_id, kind), number in orphans.items():
+        yield Violation("I6", order_id, f"{number} {kind}(s), and nobody placed it")
+
+
+def _closings(accounts: Iterable[Account]) -> Iterator[Violation]:
+    """I7. Without a workflow nothing can be cancelled."""
+    for account in accounts:
+        closed = account.closing.name if account.closing else "not at all"
+        for status in dict.fromkeys(account.ended_as):
+            if account.closing is not CLOSINGS[status] and (account.closing or status is Status.CANCELLED):
+                yield Violation("I7", account.order.order_id, f"printed {status.value}, but closed as {closed}")
+
+
+def _bounds(ledger: Ledger, runs: int | Mapping[str, int]) -> Iterator[Violation]:
+    for (step, order_id), number in Counter((row.step, row.order_id) for row in ledger.attempts).items():
+        allowed = ATTEMPT_LIMITS.get(step, number) * (runs if isinstance(runs, int) else runs.get(order_id, 1))
+        if number > allowed:
+            yield Violation("I9", order_id, f"{step}: {number} attempts, {allowed} allowed")
+
+
+def _owed(account: Account) -> str:
+    return f"; owed {account.owed_cents / 100:.2f} {account.order.currency}" if account.owed_cents > 0 else ""
+
+
+def _has_failed(attempt: Attempt) -> bool:
+    return attempt.outcome not in {"ok", "started"} | names_of(PermanentError)
+
+
+def _is_one_run(account: Account) -> bool:
+    """Tell whether the attempts look like one run: none goes back to the first step."""
+    return not any(later.step == "validate_inventory" != earlier.step for earlier, later in pairwise(account.attempts))

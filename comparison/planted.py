@@ -1,49 +1,273 @@
-"""Violations planted into a ledger that has none: a checker that does not find them proves nothing."""
+"""Violations planted into a ledger that has none: a checker that does not find them proves nothing (I8).
+
+Orders that ended in every way, made by the real services, are added to what was judged; then one thing is changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from comparison.audit import Ending, accounts_of, audit
-from shop.ledger import Ledger, Stock
-from shop.orders import Order, Status
+from temporalio.client import WorkflowExecutionStatus
+
+from comparison.audit import CLOSINGS, Catalogue, Violation, audit
+from shop.catalogue import Customer, Product
+from shop.errors import ShopError
+from shop.faults import parse_faults
+from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Stock, Void, read_ledger
+from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
+from shop.shop import Shop
+
+SKU, CUSTOMER, NOBODYS = "planted-sku", "planted-customer", "planted-nobodys"
+DONE, NOTED, DECLINED, FAILED, UNDONE, CANCELLED, SETTLED = (
+    f"planted-{name}" for name in ("done", "noted", "declined", "failed", "undone", "cancelled", "settled")
+)
+PRINTED = {
+    DONE: Status.COMPLETED,
+    NOTED: Status.COMPLETED,
+    DECLINED: Status.REJECTED,
+    FAILED: Status.FAILED,
+    UNDONE: Status.FAILED,
+    CANCELLED: Status.CANCELLED,
+    SETTLED: Status.UNKNOWN,
+}
+# Where the effect of each step is to be seen.
+EFFECTS = {
+    "process_payment": (DONE, "charges"),
+    "update_inventory": (DONE, "sales"),
+    "send_confirmation": (DONE, "confirmations"),
+    "note_unsent": (NOTED, "confirmations"),
+    "void_charge": (DECLINED, "voids"),
+    "void_sale": (UNDONE, "voids"),
+    "refund_payment": (UNDONE, "charges"),
+    "restore_inventory": (SETTLED, "sales"),
+    "void_confirmation": (SETTLED, "voids"),
+}
+TABLES = ("charges", "sales", "confirmations", "voids", "attempts")
 
 
-def missed_violations(orders: Sequence[Order], ledger: Ledger, printed: Mapping[str, Status]) -> list[str]:
-    """Plant one violation after the other into a clean ledger; return the rules that the audit does not find broken.
+@dataclass(frozen=True)
+class World:
+    """All that the audit is given. The methods return another world, changed in one thing."""
 
-    Raises:
-        StopIteration: if the ledger holds no completed order to tamper with.
-    """
-    done = next(a for a in accounts_of(orders, ledger).values() if a.ending is Ending.COMPLETE)
-    order, charge, sale = done.order, done.charges[0], done.sales[0]
-    sku = sale.sku
-    more = Stock(ledger.stock[sku].initial, ledger.stock[sku].now + 1)
-    dearer = replace(charge, amount_cents=charge.amount_cents + 1)
-    planted = {
-        "I1": (orders, _without(ledger, order.order_id), printed),
-        "I2": (orders, replace(ledger, charges=(*ledger.charges, replace(charge, transaction_id="txn_2"))), printed),
-        "I3": (orders, replace(ledger, sales=tuple(s for s in ledger.sales if s.order_id != order.order_id)), printed),
-        "I4": (orders, replace(ledger, stock={**ledger.stock, sku: more}), printed),
-        "I5": (orders, replace(ledger, charges=tuple(dearer if c is charge else c for c in ledger.charges)), printed),
-        "I6": (orders, replace(ledger, charges=(*ledger.charges, replace(charge, order_id="nobodys"))), printed),
-        "I7": (orders, ledger, {**printed, order.order_id: Status.REJECTED}),
-        "I9": (orders, replace(ledger, attempts=ledger.attempts + done.attempts * 4), printed),
-    }
-    return [
-        rule
-        for rule, (placed, tampered, said) in planted.items()
-        if rule not in {violation.rule for violation in audit(placed, tampered, said, runs=1)}
-    ]
+    orders: tuple[Order, ...]
+    ledger: Ledger
+    outcomes: tuple[Outcome, ...]
+    closings: Mapping[str, WorkflowExecutionStatus] | None
+    catalogue: Catalogue
+
+    def violations(self) -> set[Violation]:
+        """Judge it."""
+        said = (self.orders, self.ledger, self.outcomes)
+        return set(audit(*said, runs=1, closings=self.closings, catalogue=self.catalogue))
+
+    def add(self, table: str, order_id: str, row: Charge | Sale | Confirmation | Void | Attempt) -> World:
+        """Add a row of an order to a table of the ledger."""
+        return self._with(table, (*getattr(self.ledger, table), replace(row, order_id=order_id)))
+
+    def drop(self, table: str, order_id: str, step: str = "") -> World:
+        """Take away the rows of an order; of the tombstones and attempts those of one step."""
+        rows = getattr(self.ledger, table)
+        return self._with(table, tuple(row for row in rows if row.order_id != order_id or (step and row.step != step)))
+
+    def change(self, table: str, order_id: str, **changes: object) -> World:
+        """Change the rows of an order."""
+        rows = getattr(self.ledger, table)
+        return self._with(table, tuple(replace(row, **changes) if row.order_id == order_id else row for row in rows))
+
+    def stock(self, *changed: tuple[str, Stock], without: str = "") -> World:
+        """Change the stock."""
+        return self._with(
+            "stock", {sku: units for sku, units in (*self.ledger.stock.items(), *changed) if sku != without}
+        )
+
+    def say(self, order_id: str, *ends: Status, detail: str | None = None) -> World:
+        """Change what was printed of an order."""
+        others = [outcome for outcome in self.outcomes if outcome.order_id != order_id]
+        (own,) = [outcome for outcome in self.outcomes if outcome.order_id == order_id] or [
+            Outcome(order_id, ends[0], "")
+        ]
+        return replace(
+            self,
+            outcomes=(*others, *(Outcome(order_id, end, own.detail if detail is None else detail) for end in ends)),
+        )
+
+    def _with(self, table: str, rows: Any) -> World:  # Any: what the table holds
+        return replace(self, ledger=replace(self.ledger, **{table: rows}))
 
 
-def _without(ledger: Ledger, order_id: str) -> Ledger:
-    """Return the ledger of a world in which nobody ever touched the order, and yet it was placed."""
-    return replace(
-        ledger,
-        sales=tuple(row for row in ledger.sales if row.order_id != order_id),
-        charges=tuple(row for row in ledger.charges if row.order_id != order_id),
-        confirmations=tuple(row for row in ledger.confirmations if row.order_id != order_id),
-        attempts=tuple(row for row in ledger.attempts if row.order_id != order_id),
+@dataclass(frozen=True)
+class Plant:
+    """A world with one violation: what it is, and the rule and the order with which the audit has to name it."""
+
+    what: str
+    rule: str
+    order_id: str
+    world: World
+
+
+def missed_violations(orders: Iterable[Order], ledger: Ledger, outcomes: Iterable[Outcome]) -> list[str]:
+    """Plant one violation after the other; return those that the audit does not find."""
+    clean = clean_world(orders, ledger, outcomes)
+    known = clean.violations()
+    missed = []
+    for plant in plants(clean):
+        found = {(violation.rule, violation.order_id) for violation in plant.world.violations() - known}
+        if (plant.rule, plant.order_id) not in found:
+            missed.append(plant.what)
+    return missed
+
+
+def plants(clean: World) -> Iterator[Plant]:
+    """Yield every kind of violation."""
+    yield from _plants_of_effects(clean)
+    yield from _plants_of_attempts(clean)
+    yield from _plants_of_answers(clean)
+    yield from _plants_of_strangers(clean)
+
+
+def _plants_of_effects(clean: World) -> Iterator[Plant]:
+    charge, sale = Charge("", "txn_2", 1000, "USD", False), Sale("", SKU, 2, False, "2")
+    mail, note = Confirmation("", CUSTOMER, True), Confirmation("", CUSTOMER, False)
+    yield Plant("never charged", "I2", DONE, clean.drop("charges", DONE))
+    yield Plant("stock never taken", "I3", DONE, clean.drop("sales", DONE))
+    yield Plant("not confirmed", "I2", DONE, clean.drop("confirmations", DONE))
+    yield Plant("charged twice", "I2", DONE, clean.add("charges", DONE, charge))
+    yield Plant("charged twice, once refunded", "I2", DONE, clean.add("charges", DONE, replace(charge, refunded=True)))
+    yield Plant("taken twice", "I2", DONE, clean.add("sales", DONE, sale))
+    yield Plant("taken twice, once restored", "I2", DONE, clean.add("sales", DONE, replace(sale, restored=True)))
+    yield Plant("confirmed twice", "I2", DONE, clean.add("confirmations", DONE, mail))
+    yield Plant("another amount", "I2", DONE, clean.change("charges", DONE, amount_cents=999))
+    yield Plant("another currency", "I2", DONE, clean.change("charges", DONE, currency="EUR"))
+    yield Plant("another quantity", "I2", DONE, clean.change("sales", DONE, quantity=1))
+    yield Plant("confirmed to another customer", "I2", DONE, clean.change("confirmations", DONE, customer_id="else"))
+    for step in ("void_charge", "void_sale", "void_confirmation"):
+        yield Plant(f"completed, and voided by {step}", "I2", DONE, clean.add("voids", DONE, Void("", step)))
+    yield Plant("not refunded", "I3", UNDONE, clean.change("charges", UNDONE, refunded=False))
+    yield Plant("not restored", "I2", SETTLED, clean.change("sales", SETTLED, restored=False))
+    yield Plant("declined, and confirmed", "I3", DECLINED, clean.add("confirmations", DECLINED, mail))
+    yield Plant("undone, and noted", "I3", UNDONE, clean.add("confirmations", UNDONE, note))
+    yield Plant("no tombstone of the charge", "I1", FAILED, clean.drop("voids", FAILED))
+    yield Plant("no tombstone of the sale", "I3", UNDONE, clean.drop("voids", UNDONE))
+    yield Plant("stock miscounted", "I4", "-", clean.stock((SKU, Stock(10, 9))))
+    yield Plant("more sold than there was", "I4", "-", clean.stock((SKU, Stock(3, -1))))
+    yield Plant("product vanished", "I4", "-", clean.stock(without="planted-unsold"))
+    yield Plant("product from nowhere", "I4", "-", clean.stock(("planted-strange", Stock(1, 1))))
+    yield Plant("customer vanished", "I4", "-", clean._with("customers", clean.ledger.customers[:-1]))
+    yield Plant("money kept", "I5", "-", clean.change("charges", UNDONE, refunded=False))
+
+
+def _plants_of_attempts(clean: World) -> Iterator[Plant]:
+    for step, (order_id, table) in EFFECTS.items():
+        yield Plant(f"an effect without {step}", "I6", order_id, clean.drop("attempts", order_id, step))
+        if step not in ("refund_payment", "restore_inventory"):
+            yield Plant(f"{step} without its effect", "I6", order_id, clean.drop(table, order_id))
+    yield Plant("a refund taken back", "I6", UNDONE, clean.change("charges", UNDONE, refunded=False))
+    yield Plant("a restored sale taken back", "I6", SETTLED, clean.change("sales", SETTLED, restored=False))
+    yield Plant("a mail unsent", "I6", DONE, clean.change("confirmations", DONE, sent=False))
+    for order_id, table in (*EFFECTS.values(),):
+        if table != "voids" or order_id != SETTLED:
+            yield Plant(f"other content in {table}", "I6", order_id, clean.change(table, order_id, digest="0" * 64))
+    for step in ("validate_inventory", "process_payment"):
+        world = clean
+        for number in range(2, 5):
+            world = world.add("attempts", DONE, Attempt(step, "", number, "ok", 1, "9999"))
+        yield Plant(f"{step} four times", "I9", DONE, world)
+
+
+def _plants_of_answers(clean: World) -> Iterator[Plant]:
+    done, unclosed = Status.COMPLETED, replace(clean, closings=None)
+    not_done = (Status.REJECTED, Status.FAILED, Status.CANCELLED)
+    yield Plant("an end that was never printed", "I1", DONE, clean.say(DONE, Status.UNKNOWN))
+    yield Plant("another transaction", "I7", DONE, clean.say(DONE, done, detail="txn_2"))
+    yield Plant(
+        "another transaction, with a note", "I7", NOTED, clean.say(NOTED, done, detail="txn_2; no confirmation")
     )
+    for end in not_done:
+        yield Plant(f"completed, and {end.value}", "I7", DONE, unclosed.say(DONE, done, end))
+        yield Plant(f"{end.value}, and completed", "I7", DONE, unclosed.say(DONE, end, done))
+    for order_id in (DECLINED, FAILED, CANCELLED):
+        for end in (done, *not_done):
+            if end is not PRINTED[order_id]:
+                yield Plant(f"{order_id}, printed {end.value}", "I7", order_id, clean.say(order_id, end))
+                # A cancelled order may well be told from a failed one by nothing but how its workflow closed.
+                yield Plant(f"{order_id}, said {end.value}", "I7", order_id, unclosed.say(order_id, end))
+            if end in not_done[1:]:
+                world = unclosed.say(order_id, PRINTED[order_id], end)
+                if end is PRINTED[order_id]:
+                    world = world.add("attempts", order_id, Attempt("validate_inventory", "", 9, "started", 1, "9999"))
+                yield Plant(f"{order_id}, later printed {end.value}", "I7", order_id, world)
+
+
+def _plants_of_strangers(clean: World) -> Iterator[Plant]:
+    rows: dict[str, Charge | Sale | Confirmation | Void | Attempt] = {
+        "charges": Charge("", "txn_3", 0, "USD", True),
+        "sales": Sale("", "", 0, False, "3"),
+        "confirmations": Confirmation("", CUSTOMER, False),
+        "voids": Void("", "void_charge"),
+        "attempts": Attempt("validate_inventory", "", 1, "started", 1, "9999"),
+    }
+    for table, row in rows.items():
+        yield Plant(f"{table} of nobody's order", "I6", NOBODYS, clean.add(table, NOBODYS, row))
+    yield Plant("a line of nobody's order", "I6", NOBODYS, clean.say(NOBODYS, Status.FAILED))
+    world = clean
+    for table in TABLES:
+        world = world.drop(table, DONE)
+    yield Plant("an order that nobody touched", "I1", DONE, world)
+
+
+def clean_world(orders: Iterable[Order], ledger: Ledger, outcomes: Iterable[Outcome]) -> World:
+    """Return what was judged, and beside it an order of every ending."""
+    with tempfile.TemporaryDirectory() as directory:
+        added = process_orders(Path(directory))
+        new = read_ledger(Path(directory))
+    tables = {table: getattr(ledger, table) + getattr(new, table) for table in TABLES}
+    stock, customers = {**ledger.stock, **new.stock}, (*ledger.customers, *new.customers)
+    details = {charge.order_id: charge.transaction_id for charge in new.charges}
+    return World(
+        (*orders, *added),
+        Ledger(stock, **tables, customers=customers),
+        (*outcomes, *(Outcome(order_id, end, details.get(order_id, "")) for order_id, end in PRINTED.items())),
+        {order_id: CLOSINGS[end] for order_id, end in PRINTED.items() if end in CLOSINGS},
+        Catalogue(
+            tuple(Product(sku, "", units.initial) for sku, units in stock.items()),
+            tuple(Customer(customer_id, "", "") for customer_id in customers),
+        ),
+    )
+
+
+def process_orders(directory: Path) -> list[Order]:
+    """Take the orders to their ends, as both versions do, in a shop of their own."""
+    sample = replace(SAMPLE_ORDER, customer_id=CUSTOMER, items=(Item(SKU, 2, 500),))
+    orders = {order_id: replace(sample, order_id=order_id) for order_id in PRINTED}
+    orders[NOTED] = replace(orders[NOTED], customer_id="planted-stranger")
+    orders[DECLINED] = replace(orders[DECLINED], payment_token="tok_chargeDeclined")
+    shop, down = (
+        Shop(directory),
+        Shop(directory, parse_faults("validate_inventory:unavailable*inf,update_inventory:unavailable*inf")),
+    )
+    shop.inventory.replace_products([Product(SKU, "", 10), Product("planted-unsold", "", 1)])
+    shop.notifications.replace_customers([Customer(CUSTOMER, "", "")])
+    begin = (shop.inventory.validate_inventory, shop.payments.process_payment)
+    take, send = shop.inventory.update_inventory, shop.notifications.send_confirmation
+    void = (shop.payments.void_charge, shop.inventory.void_sale, shop.payments.refund_payment)
+    steps: dict[str, tuple[Callable[[Order], object], ...]] = {
+        DONE: (*begin, take, send),
+        NOTED: (*begin, take, send, shop.notifications.note_unsent),
+        DECLINED: (*begin, void[0]),
+        FAILED: (*[down.inventory.validate_inventory] * 3, void[0]),
+        UNDONE: (*begin, *[down.inventory.update_inventory] * 3, *void),
+        CANCELLED: (begin[0], void[0]),
+        SETTLED: (*begin, take, lambda order: shop.settle(order.order_id)),
+    }
+    for order_id, calls in steps.items():
+        for call in calls:
+            with suppress(ShopError):
+                call(orders[order_id])
+    shop.close()
+    down.close()
+    return list(orders.values())

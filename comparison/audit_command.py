@@ -1,0 +1,112 @@
+"""`python -m comparison audit`: judge all orders of a shop, which is only read.
+
+One line a violation: `order_id<TAB>rule<TAB>sentence`. Exit status: 0 no violation, 1 some, 2 not to be judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from comparison.audit import Account, Catalogue, Violation, accounts_of, audit, judge_files
+from comparison.audit import __doc__ as rules
+from shop.catalogue import read_customers, read_products
+from shop.errors import ServiceUnavailable
+from shop.ledger import NoShop, read_ledger
+from shop.options import add_shop_arguments, data_directory
+from shop.orders import IDENTIFIER, Outcome, Status
+from shop.parsing import MAX_LINE_BYTES, load_orders
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("orders", metavar="ORDERS", help="all orders that were placed in the shop, JSON Lines")
+    add_shop_arguments(parser, with_faults=False)
+    parser.add_argument("--outcomes", metavar="FILE", help="all that was printed, run after run; to be compared")
+    parser.add_argument(
+        "--runs", type=_times, metavar="N", help="how often an order was run at most (default: 1 with --outcomes)"
+    )
+    parser.add_argument("--stock", metavar="DIR", help="the stock.csv and customers.csv that were loaded")
+    parser.epilog = rules
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge the shop, and return the exit status."""
+    directory = data_directory(arguments, os.environ)
+    runs = arguments.runs or (1 if arguments.outcomes else None)
+    try:
+        orders = load_orders(arguments.orders)
+        outcomes = read_outcomes(Path(arguments.outcomes)) if arguments.outcomes else None
+        catalogue = read_catalogue(Path(arguments.stock)) if arguments.stock else None
+        ledger, damages = read_ledger(directory), judge_files(directory)
+    except (OSError, ValueError, NoShop, ServiceUnavailable) as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return 2
+    if damages:
+        print(f"audit: {directory}: {damages[0].sentence}", file=sys.stderr)
+        return 2
+    violations = audit(orders, ledger, outcomes, runs=runs, catalogue=catalogue)
+    report(accounts_of(orders, ledger).values(), violations)
+    return 1 if violations else 0
+
+
+def report(accounts: Iterable[Account], violations: list[Violation]) -> None:
+    """Print the violations, and a summary on standard error."""
+    for violation in violations:
+        print(f"{violation.order_id}\t{violation.rule}\t{violation.sentence}")
+    endings = Counter(account.ending for account in accounts)
+    counted = ", ".join(f"{number} {ending.value}" for ending, number in endings.most_common())
+    print(f"{endings.total()} orders: {counted}; {len(violations)} violation(s)", file=sys.stderr)
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Read lines that a version printed; an order may have several.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: at the first line that is none; the message names file, line and reason.
+    """
+    outcomes = []
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
+            try:
+                outcomes.append(parse_outcome(line.decode()))
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number}: {error}") from error
+    return outcomes
+
+
+def parse_outcome(line: str) -> Outcome:
+    """Read one line that a version printed.
+
+    Raises:
+        ValueError: if it is none; a program that was killed may have left half of its last one.
+    """
+    fields = line.rstrip("\r\n").split("\t")
+    if len(fields) != 3 or not IDENTIFIER.fullmatch(fields[0]):
+        raise ValueError("must read order_id<TAB>status<TAB>detail")
+    try:
+        return Outcome(fields[0], Status(fields[1]), fields[2])
+    except ValueError as error:
+        known = ", ".join(status.value for status in Status)
+        raise ValueError(f"status: must be one of {known}") from error
+
+
+def read_catalogue(directory: Path) -> Catalogue:
+    """Read what was loaded by `python -m shop load`.
+
+    Raises:
+        InvalidCatalogue: if that is not possible.
+    """
+    products, customers = read_products(directory / "stock.csv"), read_customers(directory / "customers.csv")
+    return Catalogue(tuple(products), tuple(customers))
+
+
+def _times(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError("must be a whole number from 1")
+    return int(text)

@@ -18,8 +18,8 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 from comparison.processes import Server
-from connection import TASK_QUEUE
-from run_workflow import start_or_attach, wait_for_outcome
+from plumbing.connection import TASK_QUEUE
+from run_workflow import run_order
 from shop.orders import Status
 
 AnyHandle: TypeAlias = WorkflowHandle[Any, Any]  # Any: workflows of whatever type
@@ -197,6 +197,6 @@ async def test_a_good_order_is_taken_by_the_worker_that_refused_the_others(stage
     bad = await start(stage, [BROKEN], "OrderWorkflow", "order-bad")
     await assert_refused(stage, bad, "InvalidOrder", UNDECODABLE)
 
-    outcome = await wait_for_outcome(await start_or_attach(stage.client, make_order()), make_order())
+    outcome = await run_order(stage.client, make_order(), waits=True)
 
     assert outcome.status == Status.COMPLETED

@@ -26,22 +26,22 @@ from test_cancellation import (
     Hold,
     PlanOfEachOrder,
     assert_done_once,
-    attempts_of,
     end_of,
     serve,
+    start,
+    wait_for_attempt,
     wait_for_event,
 )
 
-import connection
 from comparison.processes import ROOT, Server, wait_until
-from connection import TASK_QUEUE, OneOrderInterceptor, UnknownWorkflow
-from run_worker import register_order_status
-from run_workflow import start_or_attach
+from plumbing import admission
+from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
+from plumbing.connection import TASK_QUEUE, register_search_attribute
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import InvalidOrder, Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import OrderWorkflow, workflow_id_for
+from workflows import ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 HISTORIES = Path(__file__).parent / "histories"
 NEUTRAL_IDENTITY = "recorder"
@@ -51,13 +51,25 @@ LAST_EVENTS = {
     "rejected": EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
     "failed": EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
     "cancelled": EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+    "too_late": EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+    "conflict": EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
 }
+VOIDS = ("void_charge", "void_sale", "refund_payment")
 STEPS_TAKEN = {
     "completed": ["validate_inventory", "process_payment", "update_inventory", "send_confirmation"],
     "unsent": ["validate_inventory", "process_payment", "update_inventory", "send_confirmation", "note_unsent"],
-    "rejected": ["validate_inventory", "process_payment", "update_inventory", "restore_inventory", "refund_payment"],
-    "failed": ["validate_inventory", "process_payment", "refund_payment"],
-    "cancelled": ["validate_inventory", "process_payment", "update_inventory", "restore_inventory", "refund_payment"],
+    "rejected": ["validate_inventory", "process_payment", "update_inventory", *VOIDS],
+    "failed": ["validate_inventory", "process_payment", "void_charge"],
+    "cancelled": ["validate_inventory", "process_payment", "update_inventory", *VOIDS],
+    "too_late": [
+        "validate_inventory",
+        "process_payment",
+        "update_inventory",
+        "void_charge",
+        "void_sale",
+        "send_confirmation",
+    ],
+    "conflict": ["validate_inventory", "process_payment"],
 }
 
 
@@ -96,27 +108,38 @@ async def record_histories(server: Server, directory: Path) -> None:
         "rejected": make_order("rejected", items=(Item("last-one", 1, 90_00),)),
         "failed": make_order("failed"),
         "cancelled": make_order("cancelled"),
+        "too_late": make_order("too_late"),
+        "conflict": make_order("conflict"),
     }
     being_paid = Hold(step="process_payment")
     plans = {
         "rejected": being_paid.plan(),
         "failed": parse_faults("process_payment:unavailable*inf"),
         "cancelled": parse_faults("update_inventory:unavailable*inf"),
+        "too_late": parse_faults("update_inventory:lost_reply*inf"),
     }
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_order_status(client)
+    shop.payments.process_payment(make_order("conflict", customer_id="grace"))
+    await register_search_attribute(client, ORDER_STATUS)
     async with serve(client, shop):
-        handles = {kind: await start_or_attach(client, order) for kind, order in orders.items()}
+        handles = {kind: await start(client, order) for kind, order in orders.items()}
         await wait_until(being_paid.reached.is_set, "the order has seen the last one")
         shop.inventory.update_inventory(make_order("somebody-else", items=orders["rejected"].items))
         being_paid.released.set()
-        await wait_until(
-            lambda: bool(attempts_of(read_ledger(shop), orders["cancelled"], "update_inventory")), "the order is paid"
-        )
-        await handles["cancelled"].cancel()
-        ends = [await end_of(handles[kind], order) for kind, order in orders.items()]
+        for kind in ("cancelled", "too_late"):
+            await wait_for_attempt(shop, orders[kind], "update_inventory")
+            await handles[kind].cancel()
+        ends = [(await end_of(client, handles[kind], order))[0] for kind, order in orders.items()]
     shop.close()
-    assert [status.value for status, _ in ends] == ["completed", "completed", "rejected", "failed", "cancelled"]
+    assert ends == [
+        Status.COMPLETED,
+        Status.COMPLETED,
+        Status.REJECTED,
+        Status.FAILED,
+        Status.CANCELLED,
+        Status.COMPLETED,
+        Status.UNKNOWN,
+    ]
     HISTORIES.mkdir(exist_ok=True)
     for kind, handle in handles.items():
         text = (await handle.fetch_history()).to_json()
@@ -196,7 +219,7 @@ async def start_impatient(client: Client, order: Order) -> Handle:
 async def order_being_paid(stage: Stage, shop: Shop, hold: Hold) -> AsyncIterator[tuple[Order, Handle]]:
     """Bring an order to its payment; then stop the worker that runs workflows, while the payment goes on."""
     order = make_order()
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop, workflows=()):
         async with serve(stage.client):
             handle = await start_impatient(stage.client, order)
@@ -215,12 +238,12 @@ async def assert_waits_and_completes(
             complaints = await task_failures(handle)
             status = (await handle.describe()).status
         async with serve(stage.client):
-            end = await end_of(handle, order)
+            end = await end_of(stage.client, handle, order)
 
     assert complaint in complaints[0]
     assert status == WorkflowExecutionStatus.RUNNING
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once_without_a_repeat(read_ledger(shop), order)
+    assert_done_once_without_a_repeat(read_ledger(shop.directory), order)
 
 
 async def task_failures(handle: Handle) -> list[str]:
@@ -266,37 +289,35 @@ async def test_an_order_under_way_waits_for_the_roll_back_of_a_stricter_rule(
     stage: Stage, held_shop: Shop, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with order_being_paid(stage, held_shop, hold) as (order, handle):
-        monkeypatch.setattr(connection, "parse_order", refuse)
+        monkeypatch.setattr(admission, "parse_order", refuse)
         async with serve(stage.client):
             hold.released.set()
             await wait_for_event(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
             status = (await handle.describe()).status
         monkeypatch.undo()
         async with serve(stage.client):
-            end = await end_of(handle, order)
+            end = await end_of(stage.client, handle, order)
 
     assert status == WorkflowExecutionStatus.RUNNING
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once_without_a_repeat(read_ledger(held_shop), order)
+    assert_done_once_without_a_repeat(read_ledger(held_shop.directory), order)
 
 
 async def test_an_order_whose_payment_is_retried_survives_a_stricter_rule(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, shop = make_order(), Shop(stage.data, parse_faults("process_payment:unavailable"))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         handle = await start_impatient(stage.client, order)
-        await wait_until(
-            lambda: attempts_of(read_ledger(shop), order, "process_payment") == ["ServiceUnavailable"], "it is retried"
-        )
-    monkeypatch.setattr(connection, "parse_order", refuse)
+        await wait_for_attempt(shop, order, "process_payment")
+    monkeypatch.setattr(admission, "parse_order", refuse)
     async with serve(stage.client, shop):
         await wait_for_event(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
     monkeypatch.undo()
 
     async with serve(stage.client, shop):
-        end = await end_of(handle, order)
+        end = await end_of(stage.client, handle, order)
 
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once(read_ledger(shop), order)
+    assert_done_once(read_ledger(shop.directory), order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from conftest import Stage, make_order, make_stage
@@ -14,17 +14,20 @@ from temporalio.client import Client
 from temporalio.converter import DataConverter
 from test_cancellation import (
     PATIENCE_SECONDS,
+    Counter,
     Handle,
     Hold,
     PlanOfEachOrder,
     attempts_of,
     end_of,
+    open_counter,
     serve,
+    start,
+    wait_for_attempt,
 )
 
 from comparison.processes import Server, wait_until
-from run_worker import register_order_status
-from run_workflow import start_or_attach
+from plumbing.connection import register_search_attribute
 from shop.faults import parse_faults
 from shop.ledger import read_ledger
 from shop.orders import Order, Status
@@ -32,7 +35,30 @@ from shop.shop import Shop
 from workflows import ORDER_STATUS, OrderWorkflow
 
 METADATA_QUERY = "__temporal_workflow_metadata"
-STEPS = ("validate_inventory", "process_payment", "update_inventory", "send_confirmation")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A step, how an order gets there, and what `OrderStatus` says meanwhile."""
+
+    step: str
+    searchable: str | None
+    faults: str = ""
+    changes: dict[str, object] = field(default_factory=dict)
+
+
+PAYMENT_LOST = "process_payment:lost_reply*3"
+HELD = (
+    Held("validate_inventory", None),
+    Held("process_payment", None),
+    Held("update_inventory", "update_inventory"),
+    # Not written again: each write costs.
+    Held("send_confirmation", "update_inventory"),
+    Held("note_unsent", "update_inventory", changes={"customer_id": "nobody"}),
+    Held("void_charge", "void_charge", changes={"payment_token": "tok_chargeDeclined"}),
+    Held("void_sale", "void_charge", PAYMENT_LOST),
+    Held("refund_payment", "void_charge", PAYMENT_LOST),
+)
 
 
 async def details_of(handle: Handle) -> str:
@@ -67,48 +93,59 @@ async def summaries_of(handle: Handle) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_an_order_that_is_held_in_a_step_says_so(step: str, stage: Stage) -> None:
-    order, hold = make_order(), Hold(step=step)
-    shop = Shop(stage.data, hold.plan())
-    await register_order_status(stage.client)
+async def written_statuses_of(handle: Handle) -> list[str]:
+    """Return all values that a workflow has written to `OrderStatus`, in their order."""
+    written = []
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
+            attributes = event.upsert_workflow_search_attributes_event_attributes.search_attributes
+            (value,) = await DataConverter.default.decode([attributes.indexed_fields[ORDER_STATUS.name]])
+            written.append(str(value[0] if isinstance(value, list) else value))
+    return written
 
-    async with serve(stage.client, shop):
-        handle = await start_or_attach(stage.client, order)
-        await wait_until(hold.reached.is_set, f"the order is held in {step}")
-        status, details = await handle.query(OrderWorkflow.status), await details_of(handle)
-        searchable = (await handle.describe()).typed_search_attributes[ORDER_STATUS]
-        await wait_until_found(stage.client, step, handle.id)
-        hold.released.set()
-        await end_of(handle, order)
 
-    shop.close()
-    assert (status, searchable) == (step, step)
-    assert details.startswith(f"**{step}**: ")
+@pytest.mark.parametrize("held", HELD, ids=[held.step for held in HELD])
+async def test_an_order_that_is_held_in_a_step_says_so(held: Held, counter: Counter) -> None:
+    order, hold = make_order(held.step, **held.changes), Hold(step=held.step)
+    handle = await counter.start_held(order, hold, held.faults)
+
+    status, details = await handle.query(OrderWorkflow.status), await details_of(handle)
+    searchable = (await handle.describe()).typed_search_attributes.get(ORDER_STATUS)
+    if held.searchable:
+        await wait_until_found(counter.stage.client, held.searchable, handle.id)
+    hold.released.set()
+    await counter.end_of(handle, order)
+
+    assert (status, searchable) == (held.step, held.searchable)
+    assert details.startswith(f"**{held.step}**: ")
 
 
 async def test_a_payment_that_is_retried_shows_its_attempts_and_the_error(stage: Stage) -> None:
     order = make_order()
     shop = Shop(stage.data, parse_faults("process_payment:unavailable*2"))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop):
-        handle = await start_or_attach(stage.client, order)
-        await wait_until(lambda: len(attempts_of(read_ledger(shop), order, "process_payment")) > 1, "it is retried")
+        handle = await start(stage.client, order)
+        await wait_until(
+            lambda: len(attempts_of(read_ledger(shop.directory), order, "process_payment")) > 1, "it is retried"
+        )
         description = await handle.describe()
         (pending,) = description.raw_description.pending_activities
         status, details = await handle.query(OrderWorkflow.status), await details_of(handle)
-        await end_of(handle, order)
+        await end_of(stage.client, handle, order)
 
     shop.close()
-    assert (status, description.typed_search_attributes[ORDER_STATUS]) == ("process_payment", "process_payment")
-    assert (
-        details
-        == "**process_payment**: charge 43.90 USD. Attempts and their errors are listed under Pending Activities."
-    )
+    assert (status, details) == ("process_payment", "**process_payment**: charge 43.90 USD")
     assert pending.activity_type.name == "process_payment"
     assert pending.attempt >= 2
     assert "unavailable" in pending.last_failure.message
+
+
+@pytest.fixture(scope="module")
+async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
+    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
+        yield opened
 
 
 @dataclass(frozen=True)
@@ -120,7 +157,16 @@ class Ended:
     details: str
 
 
-ENDS = ("completed", "unsent", "rejected", "failed", "cancelled", "conflict")
+# How it ends, and all that is written to `OrderStatus` on the way.
+ENDS = {
+    "completed": ["update_inventory", "completed"],
+    "unsent": ["update_inventory", "completed"],
+    "rejected": ["void_charge", "rejected"],
+    "failed": ["void_charge", "failed"],
+    "cancelled": ["update_inventory", "void_charge", "cancelled"],
+    "too late": ["update_inventory", "void_charge", "completed"],
+    "conflict": ["unknown"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -133,38 +179,34 @@ async def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Asy
         "rejected": (make_order("rejected", payment_token="tok_chargeDeclined"), "PaymentDeclined: the bank declined"),
         "failed": (make_order("failed"), "ServiceUnavailable: the service is unavailable"),
         "cancelled": (make_order("cancelled"), "cancelled"),
+        "too late": (make_order("too-late"), "txn_"),
         "conflict": (make_order("conflict"), "OrderConflict: order conflict was here before"),
     }
     plans = {
         "failed": parse_faults("process_payment:unavailable*inf"),
         "cancelled": parse_faults("update_inventory:unavailable*inf"),
+        "too-late": parse_faults("update_inventory:lost_reply*inf"),
     }
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
     shop.payments.process_payment(make_order("conflict", customer_id="grace"))
-    await register_order_status(stage.client)
+    await register_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         ends = {
-            kind: Ended(await start_or_attach(stage.client, order), order, details)
-            for kind, (order, details) in orders.items()
+            kind: Ended(await start(stage.client, order), order, details) for kind, (order, details) in orders.items()
         }
-        cancelled = ends["cancelled"]
-        await wait_until(
-            lambda: bool(attempts_of(read_ledger(shop), cancelled.order, "update_inventory")), "the order is paid"
-        )
-        await cancelled.handle.cancel()
-        await asyncio.gather(*(end_of(end.handle, end.order) for end in ends.values()))
+        for kind in ("cancelled", "too late"):
+            await wait_for_attempt(shop, ends[kind].order, "update_inventory")
+            await ends[kind].handle.cancel()
+        await asyncio.gather(*(end_of(stage.client, end.handle, end.order) for end in ends.values()))
         yield ends
     shop.close()
-
-
-STATUS_OF = {kind: kind for kind in ENDS} | {"unsent": "completed", "conflict": "unknown"}
 
 
 @pytest.mark.parametrize("kind", ENDS)
 async def test_an_order_that_has_ended_says_how_in_the_words_of_both_versions(
     kind: str, ended: dict[str, Ended], server: Server
 ) -> None:
-    end, status = ended[kind], Status(STATUS_OF[kind])
+    end, status = ended[kind], Status(ENDS[kind][-1])
 
     description = await end.handle.describe()
     answer, details = await end.handle.query(OrderWorkflow.status), await details_of(end.handle)
@@ -179,11 +221,20 @@ async def test_an_order_that_has_ended_says_how_in_the_words_of_both_versions(
 async def test_a_search_by_status_finds_no_other_orders(ended: dict[str, Ended], server: Server) -> None:
     client = await server.client((await ended["completed"].handle.describe()).namespace)
     for kind in ENDS:
-        await wait_until_found(client, STATUS_OF[kind], ended[kind].handle.id)
+        await wait_until_found(client, ENDS[kind][-1], ended[kind].handle.id)
 
     completed, failed = await found(client, "completed"), await found(client, "failed")
 
-    assert (completed, failed) == ({"order-completed", "order-unsent"}, {"order-failed"})
+    assert (completed, failed) == ({"order-completed", "order-unsent", "order-too-late"}, {"order-failed"})
+
+
+@pytest.mark.parametrize("kind", ENDS)
+async def test_the_search_attribute_is_written_where_somebody_would_look_and_nowhere_else(
+    kind: str, ended: dict[str, Ended]
+) -> None:
+    written = await written_statuses_of(ended[kind].handle)
+
+    assert written == ENDS[kind]
 
 
 async def test_each_step_and_the_order_carry_a_readable_summary(ended: dict[str, Ended]) -> None:
@@ -192,14 +243,15 @@ async def test_each_step_and_the_order_carry_a_readable_summary(ended: dict[str,
 
     assert order_summary == "43.90 USD, customer ada"
     assert summaries["completed"] == {
-        "validate_inventory": "are 3 units of 2 products there?",
+        "validate_inventory": "look for 3 units",
         "process_payment": "charge 43.90 USD",
-        "update_inventory": "take 3 units of 2 products",
+        "update_inventory": "take 3 units",
         "send_confirmation": "mail customer ada",
     }
     assert summaries["unsent"]["note_unsent"] == "note that no mail was sent"
-    assert summaries["rejected"]["refund_payment"] == "undo: PaymentDeclined: the bank declined the card"
-    assert summaries["cancelled"]["restore_inventory"] == "undo: cancelled"
+    assert summaries["rejected"]["void_charge"] == "void: PaymentDeclined: the bank declined the card"
+    assert summaries["cancelled"]["void_sale"] == "void: cancelled"
+    assert summaries["cancelled"]["refund_payment"] == "refund 43.90 USD"
 
 
 async def test_no_text_for_people_holds_the_payment_token(ended: dict[str, Ended]) -> None:

@@ -11,7 +11,6 @@ import argparse
 import concurrent.futures
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -20,7 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal, ShopError, TransientError
+from shop.errors import (
+    OrderConflict,
+    OrderVoided,
+    PermanentError,
+    Refusal,
+    ServiceUnavailable,
+    ShopError,
+    TransientError,
+)
 from shop.options import add_shop_arguments, read_shop_options
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
@@ -40,10 +47,6 @@ logger = logging.getLogger("order_processor")
 
 class AttemptTimedOut(TransientError):
     """The service did not answer in time; the call may still take effect."""
-
-
-class NoThread(TransientError):
-    """The machine gives this process no further thread: the call was not made."""
 
 
 class HalfDone(TransientError):
@@ -66,6 +69,9 @@ def process_order(shop: Shop, order: Order) -> Outcome:
         return confirm_order(shop, order, transaction_id)
     except ShopError as error:
         return not_completed(order, error)
+    except Exception as error:  # A bug ends this order only, not the others.
+        logger.exception("order %s: a bug", order.order_id)
+        return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; see the log")
 
 
 def void_order(shop: Shop, order: Order, error: ShopError) -> str:
@@ -148,7 +154,7 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
 
     Raises:
         AttemptTimedOut: the outcome is unknown.
-        NoThread: nothing was called.
+        ServiceUnavailable: there is no thread to make the call in; it was not made.
     """
     answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
@@ -162,7 +168,7 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
     try:
         threading.Thread(target=answer_call, name=name, daemon=True).start()
     except RuntimeError as error:
-        raise NoThread(str(error)) from error
+        raise ServiceUnavailable(f"{name}: {error}") from error
     try:
         return answer.result(timeout=ATTEMPT_TIMEOUT_SECONDS)
     except concurrent.futures.TimeoutError as error:
@@ -171,23 +177,19 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
 
 def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> Results:
     """Process all orders, and print a line for each as it ends. SIGINT and SIGTERM end the run after those in hand."""
-    results = Results()
-    stopping = threading.Event()
-    waiting: queue.SimpleQueue[Order] = queue.SimpleQueue()
-    for order in orders:
-        waiting.put(order)
+    results, stopping = Results(), threading.Event()
+    waiting = iter(orders)  # shared by the threads: each order goes to one of them
 
     def stop(*_: object) -> None:
         logger.warning("stopping: orders under way are finished, no other is begun")
         stopping.set()
 
     def work() -> None:
-        while True:
-            try:
-                order = waiting.get_nowait()
-            except queue.Empty:
-                return
-            results.print(interrupted(order) if stopping.is_set() else process_or_report(shop, order))
+        for order in waiting:
+            if stopping.is_set():
+                results.print(Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was begun"))
+            else:
+                results.print(process_order(shop, order))
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, stop)
@@ -202,20 +204,6 @@ def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> Results
         if thread.ident:
             thread.join()
     return results
-
-
-def interrupted(order: Order) -> Outcome:
-    """Return the outcome of an order that was not begun."""
-    return Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was begun")
-
-
-def process_or_report(shop: Shop, order: Order) -> Outcome:
-    """Process one order; let a bug end this order only, not the others."""
-    try:
-        return process_order(shop, order)
-    except Exception as error:
-        logger.exception("order %s: a bug", order.order_id)
-        return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; see the log")
 
 
 def wait_for_late_calls() -> None:

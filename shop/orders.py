@@ -47,6 +47,17 @@ class Order:
         """Return the price of the whole order."""
         return sum(item.quantity * item.unit_price_cents for item in self.items)
 
+    @property
+    def total(self) -> str:
+        """Return the price for people: `43.90 USD`."""
+        return f"{self.total_cents / 100:.2f} {self.currency}"
+
+    @property
+    def units(self) -> str:
+        """Return the number of units for people: `1 unit`, `3 units`."""
+        number = sum(item.quantity for item in self.items)
+        return f"{number} unit{'' if number == 1 else 's'}"
+
     @cached_property
     def digest(self) -> str:
         """Return a fingerprint of the content: equal for equal orders, in any process."""

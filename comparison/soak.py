@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.progress import Progress, TaskID
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError
 
 from comparison.audit import Violation, accounts_of, audit, judge_files
@@ -25,7 +25,7 @@ from plumbing.connection import NoConnection
 from shop.catalogue import Product
 from shop.faults import FaultPlan, parse_faults
 from shop.ledger import Ledger, read_ledger
-from shop.orders import SAMPLE_ORDER, Item, Order
+from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
 from shop.shop import Shop
 
 FAULT_RATE = 0.1
@@ -79,9 +79,10 @@ class Soak:
     seed: int
     progress: Progress
     killed: Counter[str] = field(default_factory=Counter)
-    printed: list[str] = field(default_factory=list)
+    printed: list[Outcome] = field(default_factory=list)
     runs: Counter[str] = field(default_factory=Counter)
     orders: list[Order] = field(default_factory=list)
+    closings: dict[str, WorkflowExecutionStatus] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -171,7 +172,7 @@ async def _soak_temporal(soak: Soak, bar: TaskID) -> list[Violation]:
         await asyncio.gather(
             *(_run_lane(soak, f"lane-{lane}", batches, settings, ("run_workflow.py",), bar) for lane in range(LANES))
         )
-        return await _judge_histories(server)
+        return await _judge_histories(soak, server)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -199,10 +200,11 @@ async def _run_lane(
             soak.runs.update(left.keys())
             program.output.unlink(missing_ok=True)
             await program.run(BATCH_TIMEOUT_SECONDS)
-            lines = [line for line in program.lines() if line.count("\t") == 2]
-            soak.printed += lines
-            for line in lines:
-                left.pop(line.split("\t")[0])
+            for line in program.lines():
+                order_id, status, detail = line.split("\t")
+                soak.printed.append(Outcome(order_id, Status(status), detail))
+                if status != Status.UNKNOWN.value:  # Left half-done: run it again.
+                    del left[order_id]
         soak.progress.update(bar, advance=len(batch), description=f"orders, {soak.killed.total()} kills")
     await _end([nemesis])
 
@@ -220,13 +222,15 @@ async def _cancel_some(soak: Soak, server: Server) -> None:
                 await handle.cancel()
 
 
-async def _judge_histories(server: Server) -> list[Violation]:
+async def _judge_histories(soak: Soak, server: Server) -> list[Violation]:
     """Return a violation for each workflow that is open, or whose history is longer than its steps explain."""
     client = await server.client()
     violations = []
     async for execution in client.list_workflows():
-        if execution.close_time is None:
+        if execution.status is None or execution.close_time is None:
             violations.append(Violation("I1", execution.id, "its workflow is open"))
+        else:
+            soak.closings[execution.id.removeprefix("order-")] = execution.status
         if execution.history_length > MAX_HISTORY_EVENTS:
             violations.append(Violation("I9", execution.id, f"its history has {execution.history_length} events"))
     return violations
@@ -234,7 +238,12 @@ async def _judge_histories(server: Server) -> list[Violation]:
 
 def _report(soak: Soak, circles: list[Violation], version: str) -> bool:
     ledger, number = read_ledger(soak.data), len(soak.orders)
-    violations = [*audit(soak.orders, ledger, soak.printed, runs=soak.runs), *judge_files(soak.data), *circles]
+    runs = soak.runs if version == "script" else 1  # A workflow that is started again is attached to.
+    violations = [
+        *audit(soak.orders, ledger, soak.printed, runs=runs, closings=soak.closings or None),
+        *judge_files(soak.data),
+        *circles,
+    ]
     struck = strikes(ledger, parse_faults(soak.faults))
     drawn = sum(count for what, count in struck.items() if "crash" in what)
     print(f"processes killed: {drawn} at a drawn moment, {soak.killed.total()} from outside ({_listed(soak.killed)})")
@@ -243,7 +252,7 @@ def _report(soak: Soak, circles: list[Violation], version: str) -> bool:
         print(f"  {what}: {count}")
     endings = Counter(account.ending.value for account in accounts_of(soak.orders, ledger).values())
     print(f"orders: {_listed(endings)}")
-    print(f"printed: {_listed(Counter(line.split(chr(9))[1] for line in soak.printed))}")
+    print(f"printed: {_listed(Counter(outcome.status.value for outcome in soak.printed))}")
     print(f"violations: {len(violations)} in {number} orders", end="")
     print("" if violations else f"; with 95 % confidence fewer than {3 / number:.2%} of orders (3/n)")
     for violation in violations[:20]:

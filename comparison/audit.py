@@ -227,7 +227,10 @@ def _objection(account: Account, status: Status) -> str:
         return "nothing was refused"
     if status is Status.FAILED and was_refused and not is_used_up:
         return "it was refused"
-    if status is Status.FAILED and tried and not (is_used_up or failures or "started" in {a.outcome for a in tried}):
+    # An attempt that was handed to a worker which then died has timed out, and never reached the shop.
+    has_timed_out = any(outcome.detail.startswith("TimeoutError") for outcome in account.outcomes)
+    is_cut_short = is_used_up or failures or has_timed_out or "started" in {attempt.outcome for attempt in tried}
+    if status is Status.FAILED and tried and not is_cut_short:
         return "no step failed"
     if status is Status.CANCELLED and not account.closing and len(account.ended_as) == 1 and _is_one_run(account):
         gave_up = max(failures["validate_inventory"], failures["process_payment"]) >= FEW_ATTEMPTS

@@ -13,7 +13,8 @@ from conftest import make_order
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shop.orders import SAMPLE_ORDER, InvalidOrder, Item, Order, load_orders, parse_json, parse_order, read_orders
+from shop.orders import SAMPLE_ORDER, InvalidOrder, Item, Order
+from shop.parsing import MAX_LINE_BYTES, load_orders, parse_json, parse_order, read_orders
 
 IDENTIFIER_CHARACTERS = "ABCXYZabcxyz0189._-"
 NOT_A_STRING: list[object] = [None, True, 1, 1.0, math.nan, ["1"], {"1": "1"}]
@@ -204,6 +205,18 @@ def test_blank_lines_are_skipped_and_the_order_of_the_file_is_kept() -> None:
     read = read_orders(lines)
 
     assert [order.order_id for order in read] == ["2", "1"]
+
+
+def test_a_line_of_the_greatest_length_is_read_and_a_longer_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "orders.jsonl"
+    line = as_bytes(document_of()).ljust(MAX_LINE_BYTES - 1) + b"\n"
+    path.write_bytes(line)
+
+    assert load_orders(str(path)) == [SAMPLE_ORDER]
+
+    path.write_bytes(b" " + line)
+    with pytest.raises(InvalidOrder, match="line 1: order: is longer than 5000000 bytes$"):
+        load_orders(str(path))
 
 
 @pytest.mark.parametrize("lines", [[], [b""], [b"\n", b"  \n"]])

@@ -1,26 +1,21 @@
-"""How worker and starter reach Temporal: settings, client, links to the UI, the search attribute, and outages."""
+"""How worker and starter reach Temporal: settings, client, links to the UI, and the search attribute."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import quote
 
-from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
-from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
+from temporalio.service import KeepAliveConfig, RPCError
 
 from plumbing.admission import OrderPayloadConverter
 from plumbing.process import make_runtime
@@ -29,25 +24,8 @@ TASK_QUEUE = "order-processing"
 DEFAULT_ADDRESS = "localhost:7233"
 CONNECT_TIMEOUT_SECONDS = 3.0
 RPC_TIMEOUT = timedelta(seconds=1)
-# A server that takes connections and answers nothing is noticed, and said, within 10 s.
-PING_SECONDS = 3.0
-PING_TIMEOUT = timedelta(seconds=5)
+# A connection that nobody answers any more is closed after 10 s; the default would be 45 s.
 KEEP_ALIVE = KeepAliveConfig(interval_millis=5_000, timeout_millis=5_000)
-
-logger = logging.getLogger("connection")
-
-
-# The server is away, too busy, or was cut off in mid-sentence ("transport error" comes as UNKNOWN): worth another try.
-# Every other error is an answer.
-RETRYABLE = (
-    RPCStatusCode.UNAVAILABLE,
-    RPCStatusCode.DEADLINE_EXCEEDED,
-    RPCStatusCode.RESOURCE_EXHAUSTED,
-    RPCStatusCode.UNKNOWN,
-    RPCStatusCode.CANCELLED,
-    RPCStatusCode.ABORTED,
-    RPCStatusCode.INTERNAL,
-)
 
 
 class NoConnection(Exception):
@@ -69,7 +47,7 @@ async def connect(environment: Mapping[str, str], identity: str | None = None) -
     address = settings.setdefault("target_host", DEFAULT_ADDRESS)
     converter = replace(DataConverter.default, payload_converter_class=OrderPayloadConverter)
     try:
-        if not address.rpartition(":")[2].isdecimal():
+        if "/" in address or not address.rpartition(":")[2].isdecimal():
             raise ValueError("the address must read HOST:PORT")
         connecting = Client.connect(
             **settings,
@@ -90,64 +68,6 @@ async def connect(environment: Mapping[str, str], identity: str | None = None) -
     except RPCError as error:
         raise NoConnection(f"the Temporal server at {address} refuses: {error.message}") from error
     return client
-
-
-async def watch(client: Client) -> None:
-    """Say when the server stops answering, and when it answers again; run until cancelled.
-
-    The SDK waits in silence: for a minute and more, if nobody closes the connection.
-    """
-    is_away = False
-    while True:
-        try:
-            await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=PING_TIMEOUT)
-            if is_away:
-                logger.info("the server answers again")
-            is_away = False
-        except RPCError as error:
-            if not is_away:
-                logger.warning("the server is away; waiting for it (%s)", error.message)
-            is_away = True
-        await asyncio.sleep(PING_SECONDS)
-
-
-def is_retryable(error: RPCError) -> bool:
-    """Tell whether a call is worth another try."""
-    return error.status in RETRYABLE
-
-
-def identity_of_worker(shop: Path) -> str:
-    """Return what the server and its UI call a worker: process, machine and the shop that it serves."""
-    return f"{os.getpid()}@{socket.gethostname()} {shop.resolve()}"
-
-
-async def warn_of_other_shops(client: Client) -> None:
-    """Say so if another worker on the queue serves another shop: one would charge, the other take the stock."""
-    mine = client.identity.partition("@")[2]
-    for identity in await _pollers(client):
-        if identity.partition("@")[2] != mine:
-            logger.warning(
-                "worker %s serves another shop on the same task queue: an order would be charged in one and take its"
-                " stock from the other; stop one of the two",
-                identity,
-            )
-
-
-async def warn_if_nobody_listens(client: Client) -> None:
-    """Say so if no worker serves the task queue: the orders would wait for one in silence."""
-    if not await _pollers(client):
-        logger.warning("no worker listens on task queue %s; start one: python run_worker.py", TASK_QUEUE)
-
-
-async def _pollers(client: Client) -> list[str]:
-    """Return the workers that poll for steps. One that was killed is listed for about a minute more."""
-    request = DescribeTaskQueueRequest(
-        namespace=client.namespace,
-        task_queue=TaskQueue(name=TASK_QUEUE),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
-    answer = await client.workflow_service.describe_task_queue(request, timeout=RPC_TIMEOUT)
-    return [poller.identity for poller in answer.pollers]
 
 
 async def register_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Stage, make_order, make_stage
 from temporalio.service import RPCError
+from wire import Wire
 
 from comparison.processes import POLL_SECONDS, Program, Server, Worker, wait_until
 from shop.errors import ServiceUnavailable
@@ -71,17 +72,20 @@ def assert_done_once(ledger: Ledger, *orders: Order) -> None:
 
 @asynccontextmanager
 async def supervised_worker(stage: Stage, faults: str = "") -> AsyncIterator[Worker]:
-    """Run a worker, and start it again whenever it is killed."""
+    """Run a worker, and start it again whenever it is killed; begin when it serves."""
     worker = Worker(stage.directory / "worker", stage.settings, stage.data, faults)
     stage.started.append(worker)
+    serves = asyncio.Event()
 
     async def keep_running() -> None:
         while True:
             await worker.start()
+            serves.set()
             await worker.wait()
 
     supervisor = asyncio.create_task(keep_running())
     try:
+        await serves.wait()
         yield worker
     finally:
         supervisor.cancel()
@@ -105,11 +109,11 @@ def under(faults: str) -> Story:
 
 
 async def kill_worker_of_the_loser(stage: Stage) -> Ending:
-    """Let two orders pay for the last item; the worker is killed while it undoes the one that came too late."""
+    """Let two orders pay for the last item; the worker is killed while it ends the one that came too late."""
     starter = stage.starter(make_order("1", items=LAST_ONE), make_order("2", items=LAST_ONE))
     await starter.start()
     await wait_until(lambda: starter.errors.read_text().count(": started ") == 2, "both orders wait for a worker")
-    async with supervised_worker(stage, "process_payment:slow(3),restore_inventory:crash_after"):
+    async with supervised_worker(stage, "process_payment:slow(3),void_sale:crash_after"):
         status = await starter.wait(90)
     return Ending(status, printed_by(starter), stage.ledger())
 
@@ -218,42 +222,6 @@ async def one_order_kills_every_worker(stage: Stage) -> Ending:
     return Ending(status, {**printed, **printed_by(starter)}, stage.ledger())
 
 
-class Wire:
-    """A TCP connection to a server that can be cut and mended."""
-
-    def __init__(self, server: Server) -> None:
-        self._server_port = server.port
-        self._open: set[asyncio.StreamWriter] = set()
-        self._port = 0
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    async def mend(self) -> None:
-        self._listener = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
-        self._port = self._listener.sockets[0].getsockname()[1]
-
-    def cut(self) -> None:
-        self._listener.close()
-        for writer in self._open:
-            writer.transport.abort()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        ends = {writer, server_writer}
-        self._open |= ends
-        await asyncio.gather(self._pass_on(reader, server_writer), self._pass_on(server_reader, writer))
-        self._open -= ends
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while part := await reader.read(65536):
-                writer.write(part)
-                await writer.drain()
-        writer.close()
-
-
 async def cut_network(stage: Stage) -> Ending:
     wire = Wire(stage.server)
     await wire.mend()
@@ -286,9 +254,10 @@ KILLS_IN_A_STEP = (
     "update_inventory:crash_after",
     "send_confirmation:crash_after",
 )
-KILLS_IN_A_REFUND = (
-    "process_payment:lost_reply*3,refund_payment:crash_before",
-    "process_payment:lost_reply*3,refund_payment:crash_after",
+KILLS_WHILE_ENDING = tuple(
+    f"process_payment:lost_reply*3,{call}:{crash}"
+    for call in ("void_charge", "void_sale", "refund_payment")
+    for crash in ("crash_before", "crash_after")
 )
 SLOW_CALLS = {
     "process_payment:slow(17)*3": ["ok", "ok", "OrderVoided"],
@@ -298,7 +267,7 @@ SIDE_BY_SIDE = 7
 STORIES: dict[str, Story] = {
     **{faults: outlived_by_slow_calls(faults) for faults in SLOW_CALLS},
     "poison": one_order_kills_every_worker,
-    **{faults: under(faults) for faults in KILLS_IN_A_STEP + KILLS_IN_A_REFUND},
+    **{faults: under(faults) for faults in KILLS_IN_A_STEP + KILLS_WHILE_ENDING},
     "last one": kill_worker_of_the_loser,
     "worker from outside": kill_worker_from_outside,
     "starters": kill_starters,
@@ -342,13 +311,16 @@ async def test_a_step_whose_worker_is_killed_runs_again_and_has_one_effect(endin
     assert_done_once(ending.ledger, ORDER)
 
 
-@pytest.mark.parametrize("faults", KILLS_IN_A_REFUND)
-async def test_a_refund_whose_worker_is_killed_comes_to_its_end(endings: Endings, faults: str) -> None:
+@pytest.mark.parametrize("faults", KILLS_WHILE_ENDING)
+async def test_a_call_that_ends_an_order_and_whose_worker_is_killed_comes_to_its_end(
+    endings: Endings, faults: str
+) -> None:
     ending = await endings[faults]
 
     assert (ending.status, ending.printed) == (1, {"1": "failed"})
-    assert ending.tried("refund_payment") == ["started", "ok"]
+    assert ending.tried(faults.split(",")[1].partition(":")[0]) == ["started", "ok"]
     assert [charge.refunded for charge in ending.ledger.charges] == [True]
+    assert ending.ledger.voids == (Void("1", "void_sale", ORDER.digest),)
     assert (ending.ledger.sales, ending.ledger.confirmations) == ((), ())
 
 
@@ -358,7 +330,7 @@ async def test_who_loses_the_last_item_is_refunded_though_the_worker_is_killed_m
     assert (ending.status, sorted(ending.printed.values())) == (0, ["completed", "rejected"])
     (winner,) = [order_id for order_id, status in ending.printed.items() if status == "completed"]
     (loser,) = [order_id for order_id, status in ending.printed.items() if status == "rejected"]
-    assert ending.tried("restore_inventory", loser) == ["started", "ok"]
+    assert ending.tried("void_sale", loser) == ["started", "ok"]
     assert {charge.order_id: charge.refunded for charge in ending.ledger.charges} == {winner: False, loser: True}
     assert [(sale.order_id, sale.restored) for sale in ending.ledger.sales] == [(winner, False)]
     assert [mail.order_id for mail in ending.ledger.confirmations] == [winner]
@@ -412,7 +384,7 @@ async def test_an_order_that_kills_every_worker_ends_after_its_attempts_and_the_
 
     assert (ending.status, ending.printed) == (1, {"1": "failed", "2": "completed", "3": "completed"})
     assert ending.tried("process_payment") == ["started"] * 3
-    assert ending.ledger.voids == (Void("1", "refund_payment"),)
+    assert ending.ledger.voids == (Void("1", "void_charge", ORDER.digest),)
     assert_done_once(ending.ledger, make_order("2"), make_order("3"))
 
 

@@ -1,18 +1,28 @@
-"""run_worker.py: stops without dropping a step, and says in one sentence why it cannot serve."""
+"""run_worker.py: stops without dropping a step, serves beside hung calls, and says in one sentence why it cannot."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
 import signal
 import socket
+import sys
 import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Stage, make_order
+from conftest import Stage, make_order, make_stage, write_orders
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from wire import Wire
 
-from comparison.processes import Program, Server, clean_environment, free_port, wait_until
+from comparison.processes import ROOT, Program, Server, Worker, clean_environment, free_port, wait_until
+from run_worker import DRAIN_TIME
+from shop.ledger import Ledger
+from shop.orders import Item
 
 KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 INT = IndexedValueType.INDEXED_VALUE_TYPE_INT
@@ -94,6 +104,18 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_s
 
     assert (status, time.monotonic() - started < 5) == (1, True)
     assert f"no Temporal server answers at {address}" in sentence_of(worker)
+    assert re.search(r"the SDK says: \S+", sentence_of(worker))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:7233/", "http://127.0.0.1:7233", "127.0.0.1:x", ":"])
+async def test_an_address_that_cannot_be_used_is_named_in_one_sentence(tmp_path: Path, address: str) -> None:
+    worker = worker_that_ends(clean_environment(TEMPORAL_ADDRESS=address), tmp_path)
+
+    status = await status_of(worker)
+
+    assert status == 1
+    assert f"no Temporal server answers at {address}; start one" in sentence_of(worker)
+    assert re.search(r"the SDK says: \S+", sentence_of(worker))
 
 
 @pytest.mark.parametrize("faults", ["process_payment", "pay:unavailable", "process_payment:crash_before*0"])
@@ -116,7 +138,7 @@ async def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> 
 
     status = await status_of(worker)
 
-    assert status == 1
+    assert status == 2
     assert str(tmp_path / "shop") in sentence_of(worker)
 
 
@@ -151,7 +173,9 @@ async def test_an_unknown_namespace_is_reported(server: Server, tmp_path: Path) 
     assert "nowhere" in sentence_of(worker)
 
 
-async def test_what_the_shop_refuses_is_logged_in_one_line_and_nothing_goes_to_standard_output(stage: Stage) -> None:
+async def test_a_failed_attempt_is_logged_in_one_line_a_refusal_in_none_and_nothing_goes_to_standard_output(
+    stage: Stage,
+) -> None:
     worker = await stage.start_worker("validate_inventory:unavailable")
 
     status, printed = await stage.run_orders(make_order(payment_token="tok_chargeDeclined"))
@@ -161,7 +185,150 @@ async def test_what_the_shop_refuses_is_logged_in_one_line_and_nothing_goes_to_s
     assert (status, printed) == (0, {"1": "rejected"})
     assert [line.partition(" order-1: ")[2].split(":")[:3] for line in log.splitlines() if "attempt" in line] == [
         ["validate_inventory", " attempt 1 failed", " ServiceUnavailable"],
-        ["process_payment", " attempt 1 failed", " PaymentDeclined"],
     ]
     assert "Traceback" not in log
     assert worker.lines() == []
+
+
+async def test_a_worker_says_which_shop_it_serves(stage: Stage) -> None:
+    worker = await stage.start_worker()
+
+    assert f"serving task queue order-processing for the shop in {stage.data.resolve()}\n" in worker.errors.read_text()
+
+
+async def test_a_second_worker_is_warned_of_the_first_if_that_serves_another_shop_and_only_then(stage: Stage) -> None:
+    await stage.start_worker()
+    same = await stage.start_worker()
+    other = Worker(stage.directory / "other", stage.settings, stage.directory / "other-shop")
+    stage.started.append(other)
+
+    await other.start()
+
+    assert f"{stage.data.resolve()} serves another shop on the same task queue" in other.errors.read_text()
+    assert "another shop" not in same.errors.read_text()
+
+
+HUNG_ORDERS = 60
+
+
+@dataclass(frozen=True)
+class Hung:
+    """How orders ended whose first payment hangs, and what else went on meanwhile."""
+
+    status: int
+    printed: list[list[str]]
+    ledger: Ledger
+    status_of_others: int
+    printed_of_others: dict[str, str]
+    seconds_of_others: float
+    exit_status: int
+    seconds_to_exit: float
+    log: str
+
+
+@pytest.fixture(scope="module")
+async def hung(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hung]:
+    """Let the first payment of many orders hang; run orders that need no payment; stop the worker."""
+    stage = await make_stage(server, tmp_path_factory.mktemp("hung"))
+    worker = await stage.start_worker("process_payment:slow(90)")
+    orders = [make_order(str(number), items=(Item("mug", 1, 1250),)) for number in range(HUNG_ORDERS)]
+    path = write_orders(stage.directory / "orders.jsonl", *orders)
+    starter = Program(stage.directory / "starter", stage.settings, "run_workflow.py", "--concurrency=64", str(path))
+    stage.started.append(starter)
+    await starter.start()
+    await wait_until(lambda: tried(stage).count(("process_payment", "started")) == HUNG_ORDERS, "all payments hang")
+    started = time.monotonic()
+    unknown = [make_order(f"other-{number}", items=(Item("no-such-product", 1, 100),)) for number in range(5)]
+    status_of_others, printed_of_others = await stage.run_orders(*unknown)
+    seconds_of_others = time.monotonic() - started
+    status = await starter.wait(60)
+    ledger, started = stage.ledger(), time.monotonic()
+    worker.signal(signal.SIGTERM)
+    exit_status = await worker.wait(60)
+    yield Hung(
+        status,
+        [line.split("\t")[:2] for line in starter.lines()],
+        ledger,
+        status_of_others,
+        printed_of_others,
+        seconds_of_others,
+        exit_status,
+        time.monotonic() - started,
+        worker.errors.read_text(),
+    )
+
+
+async def test_orders_whose_first_payment_hangs_all_end_before_any_hung_call_returns(hung: Hung) -> None:
+    payments = [attempt for attempt in hung.ledger.attempts if attempt.step == "process_payment"]
+
+    assert hung.status == 0
+    assert sorted(hung.printed) == sorted([str(number), "completed"] for number in range(HUNG_ORDERS))
+    assert {attempt.outcome for attempt in payments if attempt.attempt == 1} == {"started"}
+    assert [attempt.outcome for attempt in payments if attempt.attempt != 1] == ["ok"] * HUNG_ORDERS
+    assert len(hung.ledger.charges) == HUNG_ORDERS
+
+
+async def test_orders_that_need_no_payment_do_not_wait_behind_hung_ones(hung: Hung) -> None:
+    assert (hung.status_of_others, set(hung.printed_of_others.values())) == (0, {"rejected"})
+    # Less than the 10 s after which the hung calls are given up.
+    assert hung.seconds_of_others < 9
+
+
+async def test_a_worker_with_hung_calls_leaves_when_its_drain_time_is_over(hung: Hung) -> None:
+    assert hung.exit_status == 0
+    assert hung.seconds_to_exit < DRAIN_TIME.total_seconds() + 3
+    assert "a call hangs, and is left behind" in hung.log
+    assert "Traceback" not in hung.log
+
+
+async def test_a_worker_whose_server_becomes_a_black_hole_says_so_says_when_it_is_back_and_can_be_stopped(
+    stage: Stage,
+) -> None:
+    wire = Wire(stage.server)
+    await wire.mend()
+    worker = Worker(stage.directory / "worker", {**stage.settings, "TEMPORAL_ADDRESS": wire.address}, stage.data)
+    stage.started.append(worker)
+    await worker.start()
+
+    wire.swallow()
+    started = time.monotonic()
+    await wait_until(lambda: "the server is away" in worker.errors.read_text(), "the outage is noticed")
+    seconds_to_notice = time.monotonic() - started
+    wire.carry_on()
+    await wait_until(lambda: "the server answers again" in worker.errors.read_text(), "the end of it is noticed")
+    status_of_starter, printed = await stage.run_orders(make_order())
+    wire.swallow()
+    started = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    exit_status = await worker.wait(30)
+    seconds_to_exit = time.monotonic() - started
+    wire.cut()
+
+    assert seconds_to_notice < 10
+    assert (status_of_starter, printed) == (0, {"1": "completed"})
+    assert (exit_status, seconds_to_exit < DRAIN_TIME.total_seconds() + 3) == (0, True)
+    assert "Traceback" not in worker.errors.read_text()
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "2>/dev/full", "2>&-", ">&- 2>&-"])
+async def test_a_worker_without_a_usable_output_serves_all_the_same(stage: Stage, redirection: str) -> None:
+    worker = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable),
+        *("run_worker.py", f"--data={stage.data}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=ROOT,
+        env=stage.settings,
+    )
+    try:
+        status_of_starter, printed = await stage.run_orders(make_order())
+        os.kill(worker.pid, signal.SIGTERM)
+        log, _ = await asyncio.wait_for(worker.communicate(), 30)
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+
+    assert (status_of_starter, printed) == (0, {"1": "completed"})
+    assert worker.returncode == 0
+    assert b"Traceback" not in log
+    assert b"Logging error" not in log

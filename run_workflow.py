@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
-import signal
 import sys
-from collections import Counter
 from typing import cast
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
@@ -19,25 +18,16 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from plumbing.connection import (
-    TASK_QUEUE,
-    NoConnection,
-    connect,
-    is_retryable,
-    ui_link,
-    warn_if_nobody_listens,
-    watch,
-)
-from plumbing.process import leave_with, log_to_stderr, progress_bar, run_loop
+from plumbing.batch import run_batch
+from plumbing.connection import TASK_QUEUE, NoConnection, connect, ui_link
+from plumbing.process import leave_with, log_to_stderr, run_loop
+from plumbing.watch import is_retryable, warn_if_nobody_listens, watch
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
-from shop.streams import Results
 from workflows import ORDER_CONFLICT, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
 RECONNECT_SECONDS = 1.0
-# After an interrupt, for the lines of the orders that have not ended; the reader may have stalled.
-LAST_WORDS_SECONDS = 2.0
 # What closes a workflow without an end of its order: to start the order again takes it to its end.
 UNFINISHED = (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
 
@@ -94,7 +84,7 @@ async def start_or_attach(
                 # Refuse the id while its workflow runs; USE_EXISTING would not tell which of the two happened.
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 id_reuse_policy=reuse_policy,
-                static_summary=f"{order.total_cents / 100:.2f} {order.currency}, customer {order.customer_id}",
+                static_summary=f"{order.total}, customer {order.customer_id}",
             )
             return handle, None
         except WorkflowAlreadyStartedError:
@@ -146,49 +136,17 @@ async def wait_for_outcome(
 
 
 async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> int:
-    """Run all orders and print a line for each as it ends. SIGINT and SIGTERM end the waiting, not the orders.
-
-    Returns:
-        The exit status.
+    """Run all orders, and return the exit status.
 
     Raises:
         NoConnection: if there is no server.
     """
     client = await connect(os.environ)
-    background = [asyncio.create_task(watch(client)), asyncio.create_task(warn_if_nobody_listens(client))]
-    slots, ended, results = asyncio.Semaphore(concurrency), asyncio.Queue[Outcome](), Results()
-
-    async def run(order: Order) -> None:
-        try:
-            async with slots:
-                outcome = await run_order(client, order, waits=waits)
-        except asyncio.CancelledError:
-            outcome = Outcome(order.order_id, Status.UNKNOWN, "interrupted; if it was started, it goes on")
-        ended.put_nowait(outcome)
-
-    async def report() -> None:
-        with progress_bar("orders", len(orders)) as advance:
-            for _ in orders:
-                # In a thread: a reader that stalls must not make this process deaf to signals.
-                await asyncio.to_thread(results.print, await ended.get())
-                advance()
-
-    interrupted = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
-    tasks = [asyncio.create_task(run(order)) for order in orders]
-    reporting = asyncio.create_task(report())
-    await asyncio.wait([reporting, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
-    if interrupted.is_set():
-        logger.info("interrupted; orders that were started go on. To attach again, run the same command again")
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait([reporting], timeout=LAST_WORDS_SECONDS)
-    for task in background:
-        task.cancel()
-    counts = Counter(outcome.status.value for outcome in results.outcomes)
-    logger.info("outcomes: %s", ", ".join(f"{number} {status}" for status, number in counts.items()))
-    return results.exit_status("run_workflow") if reporting.done() else 1
+    watching = asyncio.create_task(watch(client))
+    await warn_if_nobody_listens(client)
+    results = await run_batch(orders, concurrency, functools.partial(run_order, client, waits=waits))
+    watching.cancel()
+    return results.exit_status("run_workflow") if results else 1
 
 
 def main() -> int:

@@ -63,14 +63,13 @@ class OrderWorkflow:
             CancelledError, ActivityError: if the order was cancelled before its stock was taken; closes it as Canceled.
         """
         refuse_foreign_id(order)
-        money, units = money_of(order), units_of(order)
         try:
             try:
-                await self._retry(OrderActivities.validate_inventory, order, FEW_ATTEMPTS, f"look for {units}")
+                await self._retry(OrderActivities.validate_inventory, order, FEW_ATTEMPTS, f"look for {order.units}")
                 transaction_id = await self._retry(
-                    OrderActivities.process_payment, order, FEW_ATTEMPTS, f"charge {money}"
+                    OrderActivities.process_payment, order, FEW_ATTEMPTS, f"charge {order.total}"
                 )
-                await self._retry(OrderActivities.update_inventory, order, UNTIL_DONE, f"take {units}")
+                await self._retry(OrderActivities.update_inventory, order, UNTIL_DONE, f"take {order.units}")
             except (ActivityError, asyncio.CancelledError) as error:
                 transaction_id = await shielded(self._void_order(order, error))
             # The point of no return: a cancellation comes too late, a confirmation that fails never undoes an order.
@@ -101,7 +100,7 @@ class OrderWorkflow:
             if transaction_id is not None:
                 if await self._retry(OrderActivities.void_sale, order, UNTIL_DONE, f"void: {why}"):
                     return transaction_id
-                await self._retry(OrderActivities.refund_payment, order, UNTIL_DONE, f"refund {money_of(order)}")
+                await self._retry(OrderActivities.refund_payment, order, UNTIL_DONE, f"refund {order.total}")
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
@@ -163,17 +162,6 @@ def failure_of(error: BaseException) -> Failure:
     if cause.type == ORDER_CONFLICT:
         status = Status.UNKNOWN
     return Failure(status, cause.type, f"{cause.type}: {cause.message}")
-
-
-def money_of(order: Order) -> str:
-    """Return the total for people: `43.90 USD`."""
-    return f"{order.total_cents / 100:.2f} {order.currency}"
-
-
-def units_of(order: Order) -> str:
-    """Return the number of units for people: `1 unit`, `3 units`."""
-    units = sum(item.quantity for item in order.items)
-    return f"{units} unit{'' if units == 1 else 's'}"
 
 
 def refuse_foreign_id(order: Order) -> None:

@@ -11,8 +11,15 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.common import RawValue
-from temporalio.converter import ActivitySerializationContext, DefaultPayloadConverter, SerializationContext
+from temporalio.converter import (
+    ActivitySerializationContext,
+    DefaultFailureConverter,
+    DefaultPayloadConverter,
+    PayloadConverter,
+    SerializationContext,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
     ExecuteWorkflowInput,
@@ -21,6 +28,7 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
+from shop.errors import ShopError
 from shop.orders import InvalidOrder, Order
 from shop.parsing import parse_order
 
@@ -59,6 +67,16 @@ class OrderPayloadConverter(DefaultPayloadConverter):
         except (ValueError, TypeError, RuntimeError, KeyError, RecursionError) as error:
             message = str(error) if isinstance(error, InvalidOrder) else f"order: cannot be decoded: {error}"
             raise ApplicationError(message, type=InvalidOrder.__name__) from error
+
+
+class PlainFailureConverter(DefaultFailureConverter):
+    """Shows an expected failure as its sentence. A stack trace is kept for what nobody expected."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        """Encode a failure."""
+        super().to_failure(exception, payload_converter, failure)
+        if isinstance(exception, (ApplicationError, ShopError)):
+            failure.stack_trace = ""
 
 
 class OneOrderInterceptor(Interceptor):

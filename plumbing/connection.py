@@ -17,7 +17,7 @@ from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import KeepAliveConfig, RPCError
 
-from plumbing.admission import OrderPayloadConverter
+from plumbing.admission import OrderPayloadConverter, PlainFailureConverter
 from plumbing.process import make_runtime
 
 TASK_QUEUE = "order-processing"
@@ -45,7 +45,11 @@ async def connect(environment: Mapping[str, str], identity: str | None = None) -
     except (RuntimeError, ValueError, OSError) as error:
         raise NoConnection(f"the Temporal settings cannot be read: {error}") from error
     address = settings.setdefault("target_host", DEFAULT_ADDRESS)
-    converter = replace(DataConverter.default, payload_converter_class=OrderPayloadConverter)
+    converter = replace(
+        DataConverter.default,
+        payload_converter_class=OrderPayloadConverter,
+        failure_converter_class=PlainFailureConverter,
+    )
     try:
         if "/" in address or not address.rpartition(":")[2].isdecimal():
             raise ValueError("the address must read HOST:PORT")

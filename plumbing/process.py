@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import NoReturn
 
-from rich.console import Console
-from rich.progress import Progress
 from temporalio.exceptions import ApplicationError
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 
 from shop.errors import ShopError
 from shop.streams import run_program
-
-SCREENFUL = 40
 
 
 def log_to_stderr() -> None:
@@ -37,31 +32,6 @@ def make_runtime() -> Runtime:
     # Without its client's warnings of each retry: `watch` says it once when the server is away.
     log_filter = "ERROR,temporalio_sdk_core=WARN,temporalio_sdk=WARN,temporal_sdk_bridge=WARN"
     return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(log_filter, forwarding=forwarding)))
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Draw a bar on a terminal, below the log lines, if there is more than a screenful to do; give what advances it."""
-    if not sys.stderr.isatty() or total <= SCREENFUL:
-        yield lambda: None
-        return
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setStream(_AboveTheBar(progress.console))
-        yield lambda: progress.advance(task)
-
-
-class _AboveTheBar(io.TextIOBase):
-    """Where log lines go while a bar is drawn; they are not wrapped, so that links in them stay whole."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def write(self, text: str) -> int:
-        self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False, emoji=False)
-        return len(text)
 
 
 def run_loop(work: Coroutine[None, None, int]) -> int:

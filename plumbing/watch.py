@@ -1,0 +1,97 @@
+"""Says what would pass in silence: a server that is away, a queue without a worker, workers on different shops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from plumbing.connection import RPC_TIMEOUT, TASK_QUEUE
+
+# A server that takes connections and answers nothing is noticed, and said, within 10 s.
+PING_SECONDS = 3.0
+PING_TIMEOUT = timedelta(seconds=5)
+
+# The server is away, too busy, or was cut off in mid-sentence ("transport error" comes as UNKNOWN): worth another try.
+# Every other error is an answer.
+RETRYABLE = (
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+    RPCStatusCode.UNKNOWN,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.ABORTED,
+    RPCStatusCode.INTERNAL,
+)
+
+logger = logging.getLogger("watch")
+
+
+async def watch(client: Client) -> None:
+    """Say when the server stops answering, and when it answers again; run until cancelled.
+
+    The SDK waits in silence: for a minute and more, if nobody closes the connection.
+    """
+    is_away = False
+    while True:
+        try:
+            await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=PING_TIMEOUT)
+            if is_away:
+                logger.info("the server answers again")
+            is_away = False
+        except RPCError as error:
+            if not is_away:
+                logger.warning("the server is away; waiting for it (%s)", error.message)
+            is_away = True
+        await asyncio.sleep(PING_SECONDS)
+
+
+def is_retryable(error: RPCError) -> bool:
+    """Tell whether a call is worth another try."""
+    return error.status in RETRYABLE
+
+
+def identity_of_worker(shop: Path) -> str:
+    """Return what the server and its UI call a worker: process, machine and the shop that it serves."""
+    return f"{os.getpid()}@{socket.gethostname()} {shop.resolve()}"
+
+
+async def warn_of_other_shops(client: Client) -> None:
+    """Say so if another worker on the queue serves another shop: one would charge, the other take the stock."""
+    mine = client.identity.partition("@")[2]
+    with suppress(RPCError):  # It is only a hint.
+        for identity in await _pollers(client):
+            if identity.partition("@")[2] != mine:
+                logger.warning(
+                    "worker %s serves another shop on the same task queue: an order would be charged in one and take"
+                    " its stock from the other; stop one of the two",
+                    identity,
+                )
+
+
+async def warn_if_nobody_listens(client: Client) -> None:
+    """Say so if no worker serves the task queue: the orders would wait for one in silence."""
+    with suppress(RPCError):  # It is only a hint.
+        if not await _pollers(client):
+            logger.warning("no worker listens on task queue %s; start one: python run_worker.py", TASK_QUEUE)
+
+
+async def _pollers(client: Client) -> list[str]:
+    """Return the workers that poll for steps. One that was killed is listed for about a minute more."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=TASK_QUEUE),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    answer = await client.workflow_service.describe_task_queue(request, timeout=RPC_TIMEOUT)
+    return [poller.identity for poller in answer.pollers]

@@ -351,13 +351,14 @@ async def test_of_two_servers_started_at_once_on_a_fresh_file_one_serves(tmp_pat
     assert "a server is running on" in ended_in_one_sentence(refused)
 
 
-@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
-async def test_it_serves_with_standard_streams_that_are_closed_or_full(tmp_path: Path, redirection: str) -> None:
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_with_closed_standard_streams_it_serves_and_prints_into_none_of_its_files(
+    tmp_path: Path, closed: str
+) -> None:
     port, database = free_port(), tmp_path / "state.sqlite3"
     program = await asyncio.create_subprocess_exec(
-        *("sh", "-c", f'exec "$@" {redirection}', "sh"),
-        *(sys.executable, "run_server.py", f"--port={port}", f"--db={database}"),
-        cwd=ROOT,
+        *("sh", "-c", f'exec "$@" {closed}', "sh"),
+        *(sys.executable, ROOT / "run_server.py", f"--port={port}", f"--db={database}"),
         env=clean_environment(),
     )
 
@@ -370,6 +371,38 @@ async def test_it_serves_with_standard_streams_that_are_closed_or_full(tmp_path:
 
     assert status is None
     assert Path(f"{database}.lock").read_text() == ""
+
+
+def test_refused_with_standard_error_closed_it_prints_nothing_elsewhere() -> None:
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, ROOT / "run_server.py", f"--port={free_port()}", "--db=."],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        timeout=30,
+    )
+
+    assert (ended.returncode, ended.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+async def test_it_serves_with_standard_output_on_a_full_disk(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    with open("/dev/full", "wb") as full, errors.open("wb") as errors_file:
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, ROOT / "run_server.py", f"--port={free_port()}", f"--db={tmp_path / 'state'}"),
+            env=clean_environment(),
+            stdout=full,
+            stderr=errors_file,
+        )
+
+    try:
+        await wait_until(lambda: program.returncode is not None or "Temporal UI:" in errors.read_text(), "it serves")
+        status = program.returncode
+    finally:
+        os.kill(program.pid, signal.SIGTERM)
+        await program.wait()
+
+    assert status is None
 
 
 async def test_an_open_order_goes_on_after_the_server_was_killed_and_started_on_its_file(

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import math
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ from workflows import ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 pytestmark = pytest.mark.timeout(300)
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 200.0  # for all; on a quiet machine the whole play takes about 40 s
 THREADS = 250  # more than steps are ever held at once
 MEMORY = Path("/dev/shm")  # thousands of transactions, none of which has to survive
 # Longer than the second run of a pair takes, shorter than an attempt may take.
@@ -95,6 +96,7 @@ class Trouble(str, Enum):
 Troubles: TypeAlias = tuple[tuple[str, Trouble], ...]
 CANCELLED = (Trouble.CANCELLED_BEFORE, Trouble.CANCELLED_AFTER)
 FOR_GOOD = (Trouble.DOWN, Trouble.LOST_FOR_GOOD)
+AFTER_EFFECT = (Trouble.LOST, Trouble.LOST_FOR_GOOD, Trouble.CANCELLED_AFTER)
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,10 @@ class Course:
         self.held, answer = effect_of(step, self.held, way)
         return answer
 
+    def wait(self, step: str) -> None:
+        """Wait for the service of a step until the trouble with it is over."""
+        self.waits_at, self.held_meanwhile = step, self.held
+
 
 def effect_of(step: str, held: Held, way: Way) -> tuple[Held, str]:
     """Return what an order holds after a step, and what the service says to it."""
@@ -239,29 +245,26 @@ def attempt(version: str, step: str, way: Way, course: Course) -> Generator[str,
     trouble = way.trouble_in(step)
     course.reached.add(step)
     yield step
-    if trouble is Trouble.CANCELLED_BEFORE or trouble is Trouble.DOWN:
+    if trouble is Trouble.CANCELLED_BEFORE and step in FORWARD:
         course.struck.add(step)
-        if trouble is Trouble.CANCELLED_BEFORE and step in FORWARD:
-            course.late.append(step)
-            return "cancelled"
-        if trouble is Trouble.DOWN and not has_patience(version, step):
+        course.late.append(step)
+        return "cancelled"
+    if trouble is Trouble.DOWN:
+        course.struck.add(step)
+        if not has_patience(version, step):
             return "failed"
-        if trouble is Trouble.DOWN:
-            course.waits_at, course.held_meanwhile = step, course.held
+        course.wait(step)
     answer = course.call(step, way)
-    if trouble in (None, Trouble.REFUSED, Trouble.CANCELLED_BEFORE, Trouble.DOWN):
-        course.struck.add(step)
-        return answer
-    if answer in ("conflict", "refused", "voided"):
+    if trouble in AFTER_EFFECT and answer in ("conflict", "refused", "voided"):
         return answer  # There is no effect whose reply could be lost.
     course.struck.add(step)
-    if trouble is Trouble.CANCELLED_AFTER:
-        return "cancelled" if step in FORWARD else answer
-    if trouble is Trouble.LOST_FOR_GOOD and not has_patience(version, step):
-        return "failed"
+    if trouble is Trouble.CANCELLED_AFTER and step in FORWARD:
+        return "cancelled"
     if trouble is Trouble.LOST_FOR_GOOD:
-        course.waits_at, course.held_meanwhile = step, course.held
-    return course.call(step, way)
+        if not has_patience(version, step):
+            return "failed"
+        course.wait(step)
+    return course.call(step, way) if trouble in (Trouble.LOST, Trouble.LOST_FOR_GOOD) else answer
 
 
 def run(version: str, way: Way, course: Course) -> Generator[str, None, str]:
@@ -509,7 +512,7 @@ class Play:
         workflows = [cell for cell in CELLS if cell.version == "workflow"]
         # Way by way, because those of one way wait for one another; first those that take longest.
         workflows.sort(key=lambda cell: (cell.order_id not in {**self.holds, **self.outages}, WAYS.index(cell.way)))
-        starter = self.starter([cell.order for cell in workflows], concurrency=100)
+        starter = self.program([cell.order for cell in workflows], "run_workflow.py", "--concurrency=100")
         await starter.start()
         following = asyncio.create_task(self.follow(starter))
         await asyncio.gather(
@@ -522,7 +525,7 @@ class Play:
             pairs.sort(key=Pair.first_part)
             groups = [[*group] for _, group in itertools.groupby(pairs, Pair.first_part)]
             await asyncio.gather(*(self.play_pairs(group) for group in groups))
-        await wait_until(lambda: not any(self.orders_at(step, is_open=True) for step in STEPS), "late calls end")
+        await self.wait_until(self.are_all_calls_back, "late calls end")
 
     def set_up(self) -> None:
         """Make the earlier runs, and forget their attempts, so that the plans strike the next run."""
@@ -578,7 +581,7 @@ class Play:
         await script.start()
         if way.trouble_in("update_inventory") is Trouble.REFUSED:
             orders = {cell.order_id for cell in cells}
-            await self.wait_until(lambda: orders <= self.orders_at("process_payment"), "all are about to pay")
+            await self.wait_until(lambda: orders == self.orders_at("process_payment", orders), "all are about to pay")
             for cell in cells:
                 self.sell_out(cell)
         await script.wait(PATIENCE_SECONDS)
@@ -590,10 +593,7 @@ class Play:
         if any(cell.order_id in self.outages for cell in cells):
             await self.lift_outages(cells)
         elif way.trouble_in("update_inventory") is Trouble.REFUSED:
-            await asyncio.gather(*(self.wait_for_hold(cell.order_id) for cell in cells))
-            for cell in cells:
-                self.sell_out(cell)
-                self.holds[cell.order_id].released.set()
+            await asyncio.gather(*(self.sell_out_while_held(cell) for cell in cells))
         elif any(cell.order_id in self.holds for cell in cells):
             await asyncio.gather(*(self.cancel(cell) for cell in cells))
         await self.wait_until(lambda: all(cell.order_id in self.answers for cell in cells), f"{way}: all end")
@@ -612,7 +612,7 @@ class Play:
     async def cancel(self, cell: Cell) -> None:
         """Cancel a workflow that is held; let its step go on when that can change nothing any more."""
         handle = self.stage.client.get_workflow_handle(workflow_id_for(cell.order_id))
-        await self.wait_for_hold(cell.order_id)
+        await self.wait_for_hold(cell)
         await handle.cancel()
         if self.holds[cell.order_id].step in FORWARD:
             await self.wait_until(lambda: cell.order_id in self.answers, f"{cell.order_id} ends while it is held")
@@ -620,21 +620,28 @@ class Play:
             await handle.query(OrderWorkflow.status)  # answered after the cancellation was taken note of
         self.holds[cell.order_id].released.set()
 
-    async def wait_for_hold(self, order_id: str) -> None:
-        await self.wait_until(self.holds[order_id].reached.is_set, f"{order_id} is held")
+    async def sell_out_while_held(self, cell: Cell) -> None:
+        await self.wait_for_hold(cell)
+        self.sell_out(cell)
+        self.holds[cell.order_id].released.set()
+
+    async def wait_for_hold(self, cell: Cell) -> None:
+        await self.wait_until(self.holds[cell.order_id].reached.is_set, f"{cell.order_id} is held")
 
     async def play_pairs(self, pairs: list[Pair]) -> None:
         """Hold the first runs, let the second runs go through, let the first runs go on."""
         held_in, handles = pairs[0].held_in, self.stage.client.get_workflow_handle
         firsts = self.first_runs(pairs)
-        await self.wait_until(lambda: {pair.order_id for pair in pairs} <= self.orders_at(held_in), "all are held")
+        orders = {pair.order_id for pair in pairs}
+        await self.wait_until(lambda: orders == self.orders_at(held_in, orders), "all first runs are held")
+        too_late = time.monotonic() + HOLD_SECONDS
         for pair in pairs:
             if pair.is_terminated:
                 await handles(workflow_id_for(pair.order_id)).terminate()
                 await firsts[pair.order_id]
         seconds = self.second_runs(pairs)
         await asyncio.gather(*seconds.values())
-        overtaken = self.orders_at(held_in, is_open=True)
+        overtaken = self.orders_at(held_in, orders, "started") if time.monotonic() < too_late else set()
         for pair in pairs:
             if pair.order_id in self.holds:
                 self.holds[pair.order_id].released.set()
@@ -688,16 +695,8 @@ class Play:
         return next((turn for turn in turns if turn in self.pair_answers), None)
 
     def script(self, orders: list[Order], spec: str) -> Program:
-        return self.program(
-            orders,
-            "order_processor.py",
-            f"--data={self.stage.data}",
-            f"--faults={spec}",
-            f"--concurrency={len(orders)}",
-        )
-
-    def starter(self, orders: list[Order], concurrency: int = 256) -> Program:
-        return self.program(orders, "run_workflow.py", f"--concurrency={concurrency}")
+        options = (f"--data={self.stage.data}", f"--faults={spec}", f"--concurrency={len(orders)}")
+        return self.program(orders, "order_processor.py", *options)
 
     def program(self, orders: list[Order], *arguments: str) -> Program:
         name = self.stage.directory / f"program-{len(self.stage.started)}"
@@ -712,12 +711,16 @@ class Play:
             self.answers |= answers_of(starter)
         self.answers |= answers_of(starter)
 
-    def orders_at(self, step: str, *, is_open: bool = False) -> set[str]:
-        """Return the orders for which a step was begun, or for which an attempt at it is still open."""
+    def orders_at(self, step: str, order_ids: set[str], outcome: str = "%") -> set[str]:
+        """Return those of the orders for which there is an attempt at a step, or one with this outcome."""
         (service,) = [service for service, steps in SERVICES.items() if step in steps]
+        query = f"""SELECT order_id FROM attempts
+            WHERE step = ? AND outcome LIKE ? AND order_id IN ({", ".join("?" * len(order_ids))})"""
         with read_only(self.stage.data / f"{service}.sqlite3") as connection:
-            rows = connection.execute("SELECT order_id, outcome FROM attempts WHERE step = ?", (step,)).fetchall()
-        return {row["order_id"] for row in rows if row["outcome"] == "started" or not is_open}
+            return {row["order_id"] for row in connection.execute(query, (step, outcome, *order_ids))}
+
+    def are_all_calls_back(self) -> bool:
+        return all(attempt.outcome != "started" for attempt in read_ledger(self.stage.data).attempts)
 
     @staticmethod
     async def wait_until(condition: Callable[[], bool], what: str) -> None:

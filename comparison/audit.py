@@ -39,6 +39,8 @@ ATTEMPT_LIMITS = {"validate_inventory": 3, "process_payment": 3, "send_confirmat
 # The steps that an order can fail in, and how many attempts use up each.
 DECISIVE_STEPS = ("validate_inventory", "process_payment", "update_inventory")
 FEW_ATTEMPTS = 3
+# Reasons for which an order may fail without an attempt that failed: no call reached the shop.
+UNLOGGED_FAILURES = ("TimeoutError", "NoThread")
 
 # Which step makes which effect. To settle an order, the last two leave tombstones where there is nothing to undo.
 MADE_BY = {
@@ -225,13 +227,9 @@ def _objection(account: Account, status: Status) -> str:
     was_refused = account.was_refused and _is_one_run(account)
     if status is Status.REJECTED and not account.refusals:
         return "nothing was refused"
-    if status is Status.FAILED and was_refused and not is_used_up:
-        return "it was refused"
-    # An attempt that was handed to a worker which then died has timed out, and never reached the shop.
-    has_timed_out = any(outcome.detail.startswith("TimeoutError") for outcome in account.outcomes)
-    is_cut_short = is_used_up or failures or has_timed_out or "started" in {attempt.outcome for attempt in tried}
-    if status is Status.FAILED and tried and not is_cut_short:
-        return "no step failed"
+    if status is Status.FAILED and tried and not is_used_up and not _was_never_logged(account):
+        is_cut_short = failures or "started" in {attempt.outcome for attempt in tried}
+        return "it was refused" if was_refused else "" if is_cut_short else "no step failed"
     if status is Status.CANCELLED and not account.closing and len(account.ended_as) == 1 and _is_one_run(account):
         gave_up = max(failures["validate_inventory"], failures["process_payment"]) >= FEW_ATTEMPTS
         return "it was refused" if was_refused else "a step had failed for good" if gave_up else ""
@@ -335,6 +333,11 @@ def _owed(account: Account) -> str:
 
 def _has_failed(attempt: Attempt) -> bool:
     return attempt.outcome not in {"ok", "started"} | names_of(PermanentError)
+
+
+def _was_never_logged(account: Account) -> bool:
+    """Tell whether the order failed for calls that never reached the shop: a worker died with them, for example."""
+    return any(outcome.detail.partition(":")[0] in UNLOGGED_FAILURES for outcome in account.outcomes)
 
 
 def _is_one_run(account: Account) -> bool:

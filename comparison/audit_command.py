@@ -64,7 +64,7 @@ def report(accounts: Iterable[Account], violations: list[Violation]) -> None:
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """Read lines that a version printed; an order may have several.
+    """Read the lines that a version printed; an order may have several. Blank lines are skipped.
 
     Raises:
         OSError: if the file cannot be read.
@@ -74,19 +74,23 @@ def read_outcomes(path: Path) -> list[Outcome]:
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             try:
-                outcomes.append(parse_outcome(line.decode()))
+                if line.strip():
+                    outcomes.append(parse_outcome(line))
             except ValueError as error:
                 raise ValueError(f"{path}: line {number}: {error}") from error
     return outcomes
 
 
-def parse_outcome(line: str) -> Outcome:
+def parse_outcome(line: bytes) -> Outcome:
     """Read one line that a version printed.
 
     Raises:
         ValueError: if it is none; a program that was killed may have left half of its last one.
     """
-    fields = line.rstrip("\r\n").split("\t")
+    try:
+        fields = line.decode().rstrip("\r\n").split("\t")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8") from error
     if len(fields) != 3 or not IDENTIFIER.fullmatch(fields[0]):
         raise ValueError("must read order_id<TAB>status<TAB>detail")
     try:

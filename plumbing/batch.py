@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 import signal
 import sys
 from collections import Counter
@@ -60,6 +61,9 @@ async def run_batch(
         for task in tasks:
             task.cancel()
         await asyncio.wait([reporting], timeout=LAST_WORDS_SECONDS)
+    if not reporting.done():
+        # The line that waits for the reader holds the lock of the stream: whoever flushes that would wait, too.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
     counts = Counter(outcome.status.value for outcome in results.outcomes)
     logger.info("outcomes: %s", ", ".join(f"{number} {status}" for status, number in counts.items()))
     return results if reporting.done() else None
@@ -71,7 +75,8 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty() or total <= SCREENFUL:
         yield lambda: None
         return
-    with Progress(console=Console(stderr=True)) as progress:
+    # By default it would take the results, too, and show them on standard error.
+    with Progress(console=Console(stderr=True), redirect_stdout=False) as progress:
         task = progress.add_task(what, total=total)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler):

@@ -183,7 +183,7 @@ async def test_a_failed_attempt_is_logged_in_one_line_a_refusal_in_none_and_noth
     log = worker.errors.read_text()
 
     assert (status, printed) == (0, {"1": "rejected"})
-    assert [line.partition(" order-1: ")[2].split(":")[:3] for line in log.splitlines() if "attempt" in line] == [
+    assert [line.partition(" order-1: ")[2].split(":")[:3] for line in log.splitlines() if "attempt 1" in line] == [
         ["validate_inventory", " attempt 1 failed", " ServiceUnavailable"],
     ]
     assert "Traceback" not in log

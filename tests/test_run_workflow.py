@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import sys
+import termios
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order, make_stage, write_orders
+from wire import Wire
 
 from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
+from plumbing.connection import TASK_QUEUE
 from shop.orders import Order
 
 
@@ -144,7 +151,9 @@ async def test_bad_usage_is_refused_before_anything_is_connected_to(arguments: l
     assert arguments[0].partition("=")[0] in ended.log.splitlines()[-1]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:{free}", "127.0.0.1", "no address"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{free}", "127.0.0.1", "127.0.0.1:7233/", "http://127.0.0.1:7233", "no address"]
+)
 async def test_a_server_that_was_never_there_is_reported_within_five_seconds(address: str) -> None:
     address = address.format(free=free_port())
     started = time.monotonic()
@@ -153,7 +162,34 @@ async def test_a_server_that_was_never_there_is_reported_within_five_seconds(add
 
     assert (ended.status, ended.lines, ended.log.count("\n")) == (1, [], 1)
     assert f"no Temporal server answers at {address}; start one" in ended.log
+    assert re.search(r"the SDK says: \S+", ended.log)
     assert time.monotonic() - started < 5
+
+
+async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_seconds(tmp_path: Path) -> None:
+    async with connecting_to_silence(tmp_path) as starter:
+        started = time.monotonic()
+        status = await starter.wait(10)
+        seconds = time.monotonic() - started
+
+    log = starter.errors.read_text()
+    assert (status, starter.lines(), log.count("\n")) == (1, [], 1)
+    assert log.endswith("the SDK says: no answer in time\n")
+    assert seconds < 5
+
+
+@asynccontextmanager
+async def connecting_to_silence(directory: Path) -> AsyncIterator[Program]:
+    """Run a starter whose server accepts the connection and never answers; begin when it has connected."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        settings = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{silent.getsockname()[1]}")
+        starter = Program(directory / "starter", settings, "run_workflow.py")
+        await starter.start()
+        connection, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 30)
+        with connection:
+            yield starter
+        await starter.stop()
 
 
 async def test_an_order_without_a_worker_waits_and_the_starter_says_so_within_five_seconds(stage: Stage) -> None:
@@ -187,6 +223,27 @@ async def test_no_wait_starts_the_orders_and_leaves(stage: Stage) -> None:
     assert (left.status, left.statuses) == (0, {"1": "started", "2": "started"})
     assert (ended.status, ended.statuses) == (0, {"1": "completed", "2": "completed"})
     assert ended.log.count(": attached to ") == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "faults", "outcome"),
+    [
+        ("tok_visa", "", "completed"),
+        ("tok_chargeDeclined", "", "rejected"),
+        ("tok_visa", "process_payment:unavailable*inf", "failed"),
+    ],
+)
+async def test_no_wait_of_an_order_that_has_ended_prints_how(
+    stage: Stage, token: str, faults: str, outcome: str
+) -> None:
+    await stage.start_worker(faults)
+    path = write_orders(stage.directory / "orders.jsonl", make_order(payment_token=token))
+    first = await run_starter(stage.settings, path)
+
+    again = await run_starter(stage.settings, "--no-wait", path)
+
+    assert first.statuses == {"1": outcome}
+    assert (again.status, again.lines) == (first.status, first.lines)
 
 
 async def test_concurrency_one_processes_one_order_after_the_other(served: Stage, tmp_path: Path) -> None:
@@ -243,7 +300,51 @@ async def test_the_id_of_an_order_with_other_content_is_refused_and_nothing_is_t
 
     assert (first.status, second.status, second.statuses) == (0, 1, {"conflict": "unknown"})
     assert "other content" in second.lines[0]
+    assert "settle" not in second.lines[0]
     assert served.ledger() == before
+
+
+async def test_an_order_that_another_client_started_is_attached_to(stage: Stage) -> None:
+    order = make_order()
+    document = {"a_newer_field": True, **asdict(order)}
+    await start_from_the_command_line(stage, "OrderWorkflow", json.dumps(document))
+    starter = stage.starter(order)
+    await starter.start()
+    await wait_until(lambda: ": attached to " in starter.errors.read_text(), "it is attached to")
+
+    await stage.start_worker()
+    status = await starter.wait(30)
+
+    assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
+    assert [charge.order_id for charge in stage.ledger().charges] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("workflow_type", "content"), [("OrderWorkflw", json.dumps(asdict(make_order()))), ("OrderWorkflow", '{"id": 1}')]
+)
+async def test_an_id_that_is_taken_by_something_else_is_left_alone(
+    stage: Stage, workflow_type: str, content: str
+) -> None:
+    await start_from_the_command_line(stage, workflow_type, content)
+    path = write_orders(stage.directory / "orders.jsonl", make_order())
+
+    ended = await run_starter(stage.settings, path)
+
+    assert (ended.status, ended.statuses) == (1, {"1": "unknown"})
+    assert "other content" in ended.lines[0]
+    assert "settle" not in ended.lines[0]
+
+
+async def start_from_the_command_line(stage: Stage, workflow_type: str, content: str) -> None:
+    """Start a workflow under the id of order 1, as somebody with the `temporal` program would."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "temporal",
+        *("workflow", "start", "--type", workflow_type, "--workflow-id", "order-1", "--task-queue", TASK_QUEUE),
+        *("--input", content, "--address", stage.server.address, "--namespace", stage.namespace),
+        env=stage.settings,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
 async def test_other_content_under_the_id_of_an_open_order_is_refused_and_the_order_goes_on(stage: Stage) -> None:
@@ -282,13 +383,14 @@ async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_a
     assert sorted(charge.order_id for charge in stage.ledger().charges) == ["1", "2"]
 
 
-async def test_a_terminated_order_is_unknown_and_the_line_says_what_settles_it(stage: Stage) -> None:
+async def test_a_terminated_order_is_unknown_and_the_line_says_what_to_do(stage: Stage) -> None:
     starter = await start_and_wait_until_started(stage, make_order())
 
     await stage.client.get_workflow_handle("order-1").terminate("by the test")
     status = await starter.wait(10)
 
     assert (status, starter.lines()[0].split("\t")[:2]) == (1, ["1", "unknown"])
+    assert "start it again to take it to its end" in starter.lines()[0]
     assert "python -m shop settle 1" in starter.lines()[0]
     assert "Traceback" not in starter.errors.read_text()
 
@@ -302,6 +404,141 @@ async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage) ->
 
     assert (status, starter.lines()[0].split("\t")[:2]) == (1, ["1", "cancelled"])
     assert (stage.ledger().charges, stage.ledger().sales) == ((), ())
+    assert "Traceback" not in starter.errors.read_text()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "is_printed"),
+    [
+        (">/dev/full", 1, False),
+        (">&-", 1, False),
+        ("2>/dev/full", 0, True),
+        ("2>&-", 0, True),
+        ("<&- >&- 2>&-", 1, False),
+    ],
+)
+async def test_without_a_usable_output_the_order_is_completed_and_the_status_tells_whether_its_line_was_lost(
+    served: Stage, tmp_path: Path, redirection: str, status: int, is_printed: bool
+) -> None:
+    order = make_order(f"redirected-{len(redirection)}")
+    path = write_orders(tmp_path / "orders.jsonl", order)
+
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "run_workflow.py", str(path)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env=served.settings,
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 60)
+
+    assert [charge.order_id for charge in served.ledger().charges if charge.order_id == order.order_id] != []
+    assert process.returncode == status
+    assert output.startswith(f"{order.order_id}\tcompleted\t".encode()) == is_printed
+    assert b"Traceback" not in errors
+    assert b"Logging error" not in errors
+    if "2>" not in redirection:
+        assert b"run_workflow: standard output cannot be written: " in errors
+
+
+@pytest.mark.parametrize("buffering", ["", "1"], ids=["buffered", "unbuffered"])
+async def test_a_reader_that_stalls_does_not_make_the_starter_deaf_to_signals(stage: Stage, buffering: str) -> None:
+    path = write_orders(stage.directory / "orders.jsonl", make_order("1"), make_order("2"))
+    reading, writing = os.pipe()
+    fill(writing)
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "run_workflow.py", "--no-wait", str(path)),
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={**stage.settings, "PYTHONUNBUFFERED": buffering},
+    )
+    assert process.stderr is not None
+    try:
+        log = await asyncio.wait_for(process.stderr.readuntil(b"order 2: started"), 30)
+        started = time.monotonic()
+        os.kill(process.pid, signal.SIGTERM)
+        status = await asyncio.wait_for(process.wait(), 20)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(writing)
+        os.close(reading)
+
+    assert (status, time.monotonic() - started < 5) == (1, True)
+    assert b"Traceback" not in log + await process.stderr.read()
+
+
+def fill(pipe: int) -> None:
+    """Write to a pipe until it is full."""
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe, bytes(65536))
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b".")
+    os.set_blocking(pipe, True)
+
+
+async def test_an_interrupt_while_standard_input_is_read_is_one_line(stage: Stage) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "run_workflow.py", "-"),
+        stdin=(ends := os.pipe())[0],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env=stage.settings,
+    )
+    reading, writing = ends
+    os.write(writing, b"{")
+    await wait_until(lambda: bytes_waiting_in(reading) == 0, "standard input is being read")
+
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = await asyncio.wait_for(process.communicate(), 10)
+    os.close(reading)
+    os.close(writing)
+
+    assert (process.returncode, output) == (2, b"")
+    assert errors == b"run_workflow: interrupted; nothing was started\n"
+
+
+def bytes_waiting_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+async def test_an_interrupt_while_it_connects_is_one_line(tmp_path: Path) -> None:
+    async with connecting_to_silence(tmp_path) as starter:
+        starter.signal(signal.SIGINT)
+        status = await starter.wait(10)
+
+    assert (status, starter.lines()) == (2, [])
+    assert starter.errors.read_text() == "run_workflow: interrupted; nothing was started\n"
+
+
+async def test_a_starter_whose_server_becomes_a_black_hole_says_so_and_that_it_is_back(stage: Stage) -> None:
+    wire = Wire(stage.server)
+    await wire.mend()
+    path = write_orders(stage.directory / "orders.jsonl", make_order())
+    settings = {**stage.settings, "TEMPORAL_ADDRESS": wire.address}
+    starter = Program(stage.directory / "starter", settings, "run_workflow.py", str(path))
+    stage.started.append(starter)
+    await starter.start()
+    await wait_until(lambda: "order 1: started" in starter.errors.read_text(), "the order is open")
+
+    wire.swallow()
+    started = time.monotonic()
+    await wait_until(lambda: "the server is away" in starter.errors.read_text(), "the outage is noticed")
+    seconds_to_notice = time.monotonic() - started
+    wire.carry_on()
+    await wait_until(lambda: "the server answers again" in starter.errors.read_text(), "the end of it is noticed")
+    await stage.start_worker()
+    status = await starter.wait(60)
+    wire.cut()
+
+    assert seconds_to_notice < 10
+    assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
     assert "Traceback" not in starter.errors.read_text()
 
 
@@ -336,10 +573,10 @@ async def test_progress_is_drawn_on_a_terminal_and_nowhere_else(stage: Stage) ->
     elsewhere = await run_starter(stage.settings, "--no-wait", path)
     status, output, on_terminal = await run_on_terminal(stage.settings, "--no-wait", path)
 
-    assert (elsewhere.status, len(elsewhere.lines), "/41" in elsewhere.log) == (0, 41, False)
+    assert (elsewhere.status, len(elsewhere.lines), "100%" in elsewhere.log) == (0, 41, False)
     assert (status, len(output.splitlines())) == (0, 41)
-    assert f"[{'#' * 40}] 41/41" in on_terminal
-    assert b"#" not in output
+    assert "100%" in on_terminal
+    assert b"%" not in output
 
 
 async def run_on_terminal(settings: dict[str, str], *arguments: str | Path) -> tuple[int, bytes, str]:
@@ -384,8 +621,9 @@ async def test_a_starter_outlives_a_server_that_is_away_for_longer_than_the_sdk_
 
     try:
         await own_server.kill()
-        # It says so when the SDK's own patience, about 10 s, is at its end.
         await wait_until(lambda: "the server is away" in starter.errors.read_text(), "the outage is noticed")
+        # Longer than the 10 s for which the SDK is patient.
+        await asyncio.sleep(11)
         await own_server.start()
         await stage.start_worker()
         status = await starter.wait(60)

@@ -65,9 +65,7 @@ def delete_if_unfinished(database: Path) -> None:
             return
     for suffix in ("-journal", "-wal", "-shm", ""):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
-    print(
-        f"run_server: the first start on {database} was killed early; nothing is in it, starting anew", file=sys.stderr
-    )
+    print(f"run_server: deleted {database}, left unfinished by its first start; starting anew", file=sys.stderr)
 
 
 def read_arguments() -> tuple[int, int, Path]:

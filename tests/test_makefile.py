@@ -1,0 +1,120 @@
+"""The Makefile: whatever became of an installation, the next `make` puts it right. Without the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from comparison.processes import ROOT, clean_environment
+
+TARGETS = (".venv", "demo", "test", "check", "server", "worker", "order", "lock")
+INSTALLING = "pip install"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Return a folder with the Makefile and a lock that names nothing to install."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").write_text("# nothing\n")
+    return tmp_path
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return the environment of a `make` by hand, also inside of the `make test` that runs this."""
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VIRTUAL_ENV")
+    inherited = clean_environment(PIP_NO_INDEX="1", **settings)
+    return {name: value for name, value in inherited.items() if name not in outer}
+
+
+def make(clone: Path, *arguments: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+    """Run make to its end."""
+    return subprocess.run(
+        ["make", *arguments], cwd=clone, env=environment(PATH=path), capture_output=True, text=True, timeout=100
+    )
+
+
+def python_whose_pip(clone: Path, does: str) -> str:
+    """Write a Python that makes environments in which pip does as told; return the setting that makes use of it."""
+    python = clone / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'test "$2" = venv || exit 0\n'
+        "mkdir -p .venv/bin\n"
+        f"printf '#!/bin/sh\\n{does}\\n' > .venv/bin/python\n"
+        "chmod +x .venv/bin/python\n"
+    )
+    python.chmod(0o755)
+    return f"PYTHON={python}"
+
+
+def test_a_failed_installation_is_repeated_until_it_succeeds(clone: Path) -> None:
+    runs = [make(clone, python_whose_pip(clone, does), ".venv") for does in ("exit 1", "exit 1", "exit 0", "exit 0")]
+
+    assert [run.returncode for run in runs] == [2, 2, 0, 0]
+    assert [INSTALLING in run.stdout for run in runs] == [True, True, True, False]
+
+
+def test_an_interrupted_installation_is_repeated(clone: Path) -> None:
+    process = subprocess.Popen(
+        ["make", python_whose_pip(clone, "touch started; exec sleep 100"), ".venv"],
+        cwd=clone,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not (clone / "started").exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    again = make(clone, python_whose_pip(clone, "exit 0"), ".venv")
+
+    assert (clone / "started").exists()
+    assert again.returncode == 0
+    assert INSTALLING in again.stdout
+
+
+def test_a_changed_lock_is_installed(clone: Path) -> None:
+    python = python_whose_pip(clone, "exit 0")
+    make(clone, python, ".venv")
+    os.utime(clone / ".venv" / "installed", (0, 0))  # older than the lock
+
+    changed = make(clone, python, ".venv")
+
+    assert changed.returncode == 0
+    assert INSTALLING in changed.stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_installs_before_it_runs_anything(clone: Path, target: str) -> None:
+    lines = make(clone, "--dry-run", target).stdout.splitlines()
+
+    (installing,) = [number for number, line in enumerate(lines) if INSTALLING in line]
+    assert not any(line.startswith(".venv/bin/") for line in lines[:installing])
+
+
+def test_help_lists_every_target(clone: Path) -> None:
+    listed = [line.split()[0] for line in make(clone).stdout.splitlines()]
+
+    assert listed == ["help", *TARGETS]
+
+
+def test_a_real_environment_is_made_again_by_the_python_inside_it(clone: Path) -> None:
+    first = make(clone, f"PYTHON={sys.executable}", ".venv")
+    left_over = clone / ".venv" / "left-over"
+    left_over.touch()
+    os.utime(clone / ".venv" / "installed", (0, 0))  # older than the lock
+
+    # As after `. .venv/bin/activate`: the first python3 on the path is the one that is about to be replaced.
+    second = make(clone, ".venv", path=f"{clone / '.venv' / 'bin'}:{os.environ['PATH']}")
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert not left_over.exists()
+    assert subprocess.run([clone / ".venv" / "bin" / "python", "-m", "pip", "--version"]).returncode == 0

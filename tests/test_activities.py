@@ -5,33 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ledger_of, make_order
+from conftest import make_order
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 
-from activities import OrderActivities
-from shop.errors import (
-    OrderConflict,
-    OrderVoided,
-    OutOfStock,
-    PaymentDeclined,
-    ReplyLost,
-    ServiceUnavailable,
-    ShopError,
-    UnknownCustomer,
-    UnknownPaymentToken,
-    UnknownProduct,
-)
+from activities import OrderActivities, activities_of, step
+from shop.errors import Refusal, ReplyLost, ServiceUnavailable
 from shop.faults import STEPS, parse_faults
-from shop.ledger import Ledger, read_ledger
+from shop.ledger import Ledger, Void, read_ledger
 from shop.orders import Item, Order
 from shop.shop import Shop
 
 ORDER = make_order()
+EXPECTED, UNEXPECTED = ApplicationErrorCategory.BENIGN, ApplicationErrorCategory.UNSPECIFIED
 
 
-def run(shop: Shop, step: str, order: Order = ORDER) -> object:
+def run(shop: Shop, name: str, order: Order = ORDER) -> object:
     """Run a step as the worker does."""
-    return ActivityEnvironment().run(getattr(OrderActivities(shop), step), order)
+    return ActivityEnvironment().run(getattr(OrderActivities(shop), name), order)
+
+
+def refusal_of(shop: Shop, name: str, order: Order = ORDER) -> tuple[str | None, bool, ApplicationErrorCategory]:
+    """Run a step that is refused for good; return what the workflow gets to know of it."""
+    with pytest.raises(ApplicationError) as refused:
+        run(shop, name, order)
+    return refused.value.type, refused.value.non_retryable, refused.value.category
 
 
 def effects(ledger: Ledger) -> tuple[object, ...]:
@@ -40,11 +38,11 @@ def effects(ledger: Ledger) -> tuple[object, ...]:
 
 
 def test_validate_inventory_looks_and_changes_nothing(shop: Shop) -> None:
-    before = read_ledger(shop)
+    before = read_ledger(shop.directory)
 
     run(shop, "validate_inventory")
 
-    after = read_ledger(shop)
+    after = read_ledger(shop.directory)
     assert effects(after) == effects(before)
     assert [(attempt.step, attempt.outcome) for attempt in after.attempts] == [("validate_inventory", "ok")]
 
@@ -52,7 +50,7 @@ def test_validate_inventory_looks_and_changes_nothing(shop: Shop) -> None:
 def test_process_payment_charges_the_total_and_returns_the_transaction_id(shop: Shop) -> None:
     transaction_id = run(shop, "process_payment")
 
-    (charge,) = read_ledger(shop).charges
+    (charge,) = read_ledger(shop.directory).charges
     assert (charge.transaction_id, charge.amount_cents, charge.currency) == (transaction_id, ORDER.total_cents, "USD")
     assert not charge.refunded
 
@@ -60,7 +58,7 @@ def test_process_payment_charges_the_total_and_returns_the_transaction_id(shop: 
 def test_update_inventory_takes_each_item(shop: Shop) -> None:
     run(shop, "update_inventory")
 
-    ledger = read_ledger(shop)
+    ledger = read_ledger(shop.directory)
     assert {(sale.sku, sale.quantity, sale.restored) for sale in ledger.sales} == {
         ("mug", 2, False),
         ("coffee-1kg", 1, False),
@@ -71,13 +69,13 @@ def test_update_inventory_takes_each_item(shop: Shop) -> None:
 def test_send_confirmation_mails_the_customer(shop: Shop) -> None:
     run(shop, "send_confirmation")
 
-    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop).confirmations] == [("ada", True)]
+    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop.directory).confirmations] == [("ada", True)]
 
 
 def test_note_unsent_notes_that_no_mail_was_sent(shop: Shop) -> None:
     run(shop, "note_unsent")
 
-    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop).confirmations] == [("ada", False)]
+    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop.directory).confirmations] == [("ada", False)]
 
 
 def test_refund_payment_refunds_the_charge(shop: Shop) -> None:
@@ -85,31 +83,45 @@ def test_refund_payment_refunds_the_charge(shop: Shop) -> None:
 
     run(shop, "refund_payment")
 
-    assert [charge.refunded for charge in read_ledger(shop).charges] == [True]
+    assert [charge.refunded for charge in read_ledger(shop.directory).charges] == [True]
 
 
-def test_restore_inventory_puts_the_items_back(shop: Shop) -> None:
+def test_void_charge_says_what_was_charged_and_voids_what_was_not(shop: Shop) -> None:
+    transaction_id = run(shop, "process_payment")
+
+    answers = run(shop, "void_charge"), run(shop, "void_charge", make_order("2"))
+
+    assert answers == (transaction_id, None)
+    assert read_ledger(shop.directory).voids == (Void("2", "void_charge", make_order("2").digest),)
+
+
+def test_void_sale_says_whether_the_stock_is_taken_and_voids_what_is_not(shop: Shop) -> None:
     run(shop, "update_inventory")
 
-    run(shop, "restore_inventory")
+    answers = run(shop, "void_sale"), run(shop, "void_sale", make_order("2"))
 
-    ledger = read_ledger(shop)
-    assert [sale.restored for sale in ledger.sales] == [True, True]
-    assert all(stock.now == stock.initial for stock in ledger.stock.values())
+    assert answers == (True, False)
+    assert read_ledger(shop.directory).voids == (Void("2", "void_sale", make_order("2").digest),)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_service_that_is_down_is_not_hidden_and_nothing_changes(step: str, tmp_path: Path) -> None:
-    shop = Shop(tmp_path / "shop", parse_faults(f"{step}:unavailable"))
-    before = read_ledger(shop)
+def test_the_worker_serves_every_step_under_its_own_name_and_nothing_else(shop: Shop) -> None:
+    served = [call.__name__ for call in activities_of(shop)]
+
+    assert sorted(served) == sorted(STEPS)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_service_that_is_down_is_not_hidden_and_nothing_changes(name: str, tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "shop", parse_faults(f"{name}:unavailable"))
+    before = read_ledger(shop.directory)
 
     with pytest.raises(ServiceUnavailable):
-        run(shop, step)
+        run(shop, name)
 
-    after = read_ledger(shop)
+    after = read_ledger(shop.directory)
     shop.close()
     assert effects(after) == effects(before)
-    assert [(attempt.step, attempt.outcome) for attempt in after.attempts] == [(step, "ServiceUnavailable")]
+    assert [(attempt.step, attempt.outcome) for attempt in after.attempts] == [(name, "ServiceUnavailable")]
 
 
 def test_a_lost_reply_is_not_hidden_and_the_charge_stands(tmp_path: Path) -> None:
@@ -119,57 +131,75 @@ def test_a_lost_reply_is_not_hidden_and_the_charge_stands(tmp_path: Path) -> Non
         run(shop, "process_payment")
 
     shop.close()
-    assert [charge.refunded for charge in ledger_of(tmp_path / "shop").charges] == [False]
+    assert [charge.refunded for charge in read_ledger(tmp_path / "shop").charges] == [False]
 
 
 @pytest.mark.parametrize(
-    ("step", "order", "error"),
+    ("name", "order", "error", "category"),
     [
-        ("validate_inventory", make_order(items=(Item("unicorn", 1, 1250),)), UnknownProduct),
-        ("validate_inventory", make_order(items=(Item("mug", 101, 1250),)), OutOfStock),
-        ("process_payment", make_order(payment_token="tok_chargeDeclined"), PaymentDeclined),
-        ("process_payment", make_order(payment_token="tok_nobody_knows"), UnknownPaymentToken),
-        ("update_inventory", make_order(items=(Item("mug", 101, 1250),)), OutOfStock),
-        ("send_confirmation", make_order(customer_id="nobody"), UnknownCustomer),
+        ("validate_inventory", make_order(items=(Item("unicorn", 1, 1250),)), "UnknownProduct", EXPECTED),
+        ("validate_inventory", make_order(items=(Item("mug", 101, 1250),)), "OutOfStock", EXPECTED),
+        ("process_payment", make_order(payment_token="tok_chargeDeclined"), "PaymentDeclined", EXPECTED),
+        ("process_payment", make_order(payment_token="tok_nobody_knows"), "UnknownPaymentToken", EXPECTED),
+        ("update_inventory", make_order(items=(Item("mug", 101, 1250),)), "OutOfStock", EXPECTED),
+        ("send_confirmation", make_order(customer_id="nobody"), "UnknownCustomer", UNEXPECTED),
     ],
 )
-def test_a_no_of_the_shop_is_not_hidden_and_nothing_changes(
-    step: str, order: Order, error: type[ShopError], shop: Shop
+def test_a_no_of_the_shop_is_final_and_named_and_nothing_changes(
+    name: str, order: Order, error: str, category: ApplicationErrorCategory, shop: Shop
 ) -> None:
-    before = read_ledger(shop)
+    before = read_ledger(shop.directory)
 
-    with pytest.raises(error):
-        run(shop, step, order)
+    refusal = refusal_of(shop, name, order)
 
-    assert effects(read_ledger(shop)) == effects(before)
+    assert refusal == (error, True, category)
+    assert effects(read_ledger(shop.directory)) == effects(before)
 
 
-def test_a_charge_that_comes_after_its_refund_is_refused(shop: Shop) -> None:
-    run(shop, "refund_payment")
+def test_a_no_that_somebody_adds_later_is_final_too() -> None:
+    class FraudSuspected(Refusal):
+        """Something that a user of this repository adds."""
 
-    with pytest.raises(OrderVoided):
-        run(shop, "process_payment")
+    @step
+    def refuse(_: OrderActivities, order: Order) -> None:
+        raise FraudSuspected(f"order {order.order_id}: too many mugs")
 
-    assert read_ledger(shop).charges == ()
+    with pytest.raises(ApplicationError, match="too many mugs") as refused:
+        refuse(OrderActivities.__new__(OrderActivities), ORDER)
+
+    assert (refused.value.type, refused.value.non_retryable) == ("FraudSuspected", True)
+    assert refused.value.category is EXPECTED
+
+
+@pytest.mark.parametrize(("void", "late"), [("void_charge", "process_payment"), ("void_sale", "update_inventory")])
+def test_an_effect_that_comes_after_its_void_is_refused(void: str, late: str, shop: Shop) -> None:
+    run(shop, void)
+    before = read_ledger(shop.directory)
+
+    refusal = refusal_of(shop, late)
+
+    assert refusal == ("OrderVoided", True, EXPECTED)
+    assert effects(read_ledger(shop.directory)) == effects(before)
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
     [
         ("process_payment", "process_payment"),
+        ("process_payment", "void_charge"),
         ("process_payment", "refund_payment"),
         ("update_inventory", "validate_inventory"),
         ("update_inventory", "update_inventory"),
-        ("update_inventory", "restore_inventory"),
+        ("update_inventory", "void_sale"),
         ("send_confirmation", "send_confirmation"),
         ("send_confirmation", "note_unsent"),
     ],
 )
 def test_an_order_with_the_id_of_another_is_refused_and_nothing_changes(first: str, second: str, shop: Shop) -> None:
     run(shop, first)
-    before = read_ledger(shop)
+    before = read_ledger(shop.directory)
 
-    with pytest.raises(OrderConflict):
-        run(shop, second, make_order(customer_id="grace"))
+    refusal = refusal_of(shop, second, make_order(customer_id="grace"))
 
-    assert effects(read_ledger(shop)) == effects(before)
+    assert refusal == ("OrderConflict", True, UNEXPECTED)
+    assert effects(read_ledger(shop.directory)) == effects(before)

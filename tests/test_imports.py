@@ -10,17 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = {
-    "order_processor",
-    "workflows",
-    "activities",
-    "connection",
-    "run_server",
-    "run_worker",
-    "run_workflow",
-}
+BEFORE = {"order_processor"}
+PLUMBING = {f"plumbing.{path.stem}" for path in (ROOT / "plumbing").glob("*.py")}
+PROGRAMS = {"order_processor", "workflows", "activities", "run_server", "run_worker", "run_workflow"}
+AFTER = (PROGRAMS | PLUMBING) - BEFORE
 SHOP = {f"shop.{path.stem}" for path in (ROOT / "shop").glob("*.py")}
-DATA_TYPES = {"shop.orders"}
+OURS = PROGRAMS | PLUMBING | SHOP
+# What the shop has for those that know no service: orders and outcomes, how they are read and printed, and errors.
+DATA_TYPES = {"shop.orders", "shop.parsing", "shop.streams"}
 ERRORS = {"shop.errors"}
 
 # Beside the standard library. A package stands for everything in it.
@@ -28,14 +25,12 @@ ALLOWED = {
     **dict.fromkeys(SHOP, {"shop"}),
     "order_processor": {"shop"},
     "activities": {"temporalio", "shop"},
-    "workflows": {"temporalio", "activities", *DATA_TYPES, *ERRORS},
-    "connection": {"temporalio", *DATA_TYPES, *ERRORS},
+    "workflows": {"temporalio", "activities", "shop.orders", *ERRORS},
+    **dict.fromkeys(PLUMBING, {"temporalio", "rich", "plumbing", *DATA_TYPES, *ERRORS}),
     "run_server": set[str](),
-    "run_worker": {"temporalio", "connection", "activities", "workflows", "shop"},
-    "run_workflow": {"temporalio", "connection", "workflows", *DATA_TYPES},
+    "run_worker": {"temporalio", "plumbing", "activities", "workflows", "shop"},
+    "run_workflow": {"temporalio", "plumbing", "workflows", *DATA_TYPES},
 }
-BEFORE = {"order_processor"}
-AFTER = PROGRAMS - BEFORE
 
 
 def path_of(module: str) -> Path:
@@ -54,7 +49,8 @@ def imports_in(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             # `from shop import keys` imports a module, `from shop.keys import key` a name out of one.
-            yield from (f"{module}.{alias.name}" if module == "shop" else module for alias in node.names)
+            is_package = module in ("shop", "plumbing")
+            yield from (f"{module}.{alias.name}" if is_package else module for alias in node.names)
 
 
 def imports_of(module: str) -> set[str]:
@@ -70,7 +66,7 @@ def reached_from(module: str) -> set[str]:
     """Return the modules of this repository that importing `module` imports, directly or not."""
     reached, waiting = set[str](), [module]
     while waiting:
-        new = imports_of(waiting.pop()) & (PROGRAMS | SHOP) - reached
+        new = imports_of(waiting.pop()) & OURS - reached
         reached |= new
         waiting += new
     return reached
@@ -80,10 +76,18 @@ def test_the_top_level_holds_the_programs_and_no_other_python_file() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == PROGRAMS
 
 
-def test_no_module_is_named_after_nothing() -> None:
-    modules = [path for folder in ("", "shop", "comparison", "tests") for path in (ROOT / folder).glob("*")]
+def test_examples_and_docs_hold_no_python_file_and_only_four_folders_do() -> None:
+    folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
 
-    assert len(modules) > len(PROGRAMS | SHOP)
+    assert folders == {"comparison", "plumbing", "shop", "tests"}
+    assert all((ROOT / folder).is_dir() for folder in ("docs", "examples/northwind"))
+    assert [*(ROOT / "docs").rglob("*.py"), *(ROOT / "examples").rglob("*.py")] == []
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    modules = [path for folder in ("", "shop", "plumbing", "comparison", "tests") for path in (ROOT / folder).glob("*")]
+
+    assert len(modules) > len(OURS)
     assert not {path.stem for path in modules} & {"utils", "util", "shared", "helpers", "common"}
 
 
@@ -112,16 +116,16 @@ def test_the_workflow_imports_this_repository_only_through_the_sandbox() -> None
         for name in imports_in(node)
     }
 
-    assert passed_through == imports_of("workflows") & (PROGRAMS | SHOP)
+    assert passed_through == imports_of("workflows") & OURS
     assert passed_through
 
 
-@pytest.mark.parametrize("module", sorted(PROGRAMS | SHOP))
+@pytest.mark.parametrize("module", sorted(OURS))
 def test_no_module_imports_itself_by_a_detour(module: str) -> None:
     assert module not in reached_from(module)
 
 
-@pytest.mark.parametrize(("modules", "others"), [(BEFORE, AFTER), (AFTER, BEFORE), (SHOP, PROGRAMS)])
+@pytest.mark.parametrize(("modules", "others"), [(BEFORE, AFTER), (AFTER, BEFORE), (SHOP, PROGRAMS | PLUMBING)])
 def test_the_versions_do_not_know_each_other_and_the_shop_knows_neither(modules: set[str], others: set[str]) -> None:
     reached = {name for module in modules for name in reached_from(module)}
 
@@ -132,7 +136,7 @@ def test_the_versions_do_not_know_each_other_and_the_shop_knows_neither(modules:
 def test_nothing_but_tests_imports_the_comparison() -> None:
     importers = {
         path.relative_to(ROOT).parts[0]
-        for path in (*ROOT.glob("*.py"), *(ROOT / "shop").rglob("*.py"), *(ROOT / "tests").rglob("*.py"))
+        for path in (*map(path_of, OURS), *(ROOT / "tests").rglob("*.py"))
         if any(is_within(name, {"comparison"}) for name in imports_in(tree_of(path)))
     }
 

@@ -58,7 +58,7 @@ class World:
     ledger: Ledger
     outcomes: tuple[Outcome, ...]
     closings: Mapping[str, WorkflowExecutionStatus] | None
-    catalogue: Catalogue
+    catalogue: Catalogue | None
 
     def violations(self) -> set[Violation]:
         """Judge it."""
@@ -67,36 +67,35 @@ class World:
 
     def add(self, table: str, order_id: str, row: Charge | Sale | Confirmation | Void | Attempt) -> World:
         """Add a row of an order to a table of the ledger."""
-        return self._with(table, (*getattr(self.ledger, table), replace(row, order_id=order_id)))
+        return self.with_table(table, (*getattr(self.ledger, table), replace(row, order_id=order_id)))
 
     def drop(self, table: str, order_id: str, step: str = "") -> World:
         """Take away the rows of an order; of the tombstones and attempts those of one step."""
         rows = getattr(self.ledger, table)
-        return self._with(table, tuple(row for row in rows if row.order_id != order_id or (step and row.step != step)))
+        return self.with_table(
+            table, tuple(row for row in rows if row.order_id != order_id or (step and row.step != step))
+        )
 
     def change(self, table: str, order_id: str, **changes: object) -> World:
         """Change the rows of an order."""
         rows = getattr(self.ledger, table)
-        return self._with(table, tuple(replace(row, **changes) if row.order_id == order_id else row for row in rows))
+        return self.with_table(
+            table, tuple(replace(row, **changes) if row.order_id == order_id else row for row in rows)
+        )
 
     def stock(self, *changed: tuple[str, Stock], without: str = "") -> World:
         """Change the stock."""
-        return self._with(
-            "stock", {sku: units for sku, units in (*self.ledger.stock.items(), *changed) if sku != without}
-        )
+        products = (*self.ledger.stock.items(), *changed)
+        return self.with_table("stock", {sku: stock for sku, stock in products if sku != without})
 
-    def say(self, order_id: str, *ends: Status, detail: str | None = None) -> World:
-        """Change what was printed of an order."""
-        others = [outcome for outcome in self.outcomes if outcome.order_id != order_id]
-        (own,) = [outcome for outcome in self.outcomes if outcome.order_id == order_id] or [
-            Outcome(order_id, ends[0], "")
-        ]
-        return replace(
-            self,
-            outcomes=(*others, *(Outcome(order_id, end, own.detail if detail is None else detail) for end in ends)),
-        )
+    def say(self, order_id: str, *ends: Status, detail: str = "") -> World:
+        """Change what was printed of an order; by default the details stay."""
+        details = {outcome.order_id: outcome.detail for outcome in self.outcomes}
+        said = [Outcome(order_id, end, detail or details.get(order_id, "")) for end in ends]
+        return replace(self, outcomes=(*(line for line in self.outcomes if line.order_id != order_id), *said))
 
-    def _with(self, table: str, rows: Any) -> World:  # Any: what the table holds
+    def with_table(self, table: str, rows: Any) -> World:  # Any: of the type that the table has
+        """Replace a whole table of the ledger."""
         return replace(self, ledger=replace(self.ledger, **{table: rows}))
 
 
@@ -155,9 +154,10 @@ def _plants_of_effects(clean: World) -> Iterator[Plant]:
     yield Plant("no tombstone of the sale", "I3", UNDONE, clean.drop("voids", UNDONE))
     yield Plant("stock miscounted", "I4", "-", clean.stock((SKU, Stock(10, 9))))
     yield Plant("more sold than there was", "I4", "-", clean.stock((SKU, Stock(3, -1))))
-    yield Plant("product vanished", "I4", "-", clean.stock(without="planted-unsold"))
+    yield Plant("sold product vanished", "I4", "-", replace(clean, catalogue=None).stock(without=SKU))
+    yield Plant("unsold product vanished", "I4", "-", clean.stock(without="planted-unsold"))
     yield Plant("product from nowhere", "I4", "-", clean.stock(("planted-strange", Stock(1, 1))))
-    yield Plant("customer vanished", "I4", "-", clean._with("customers", clean.ledger.customers[:-1]))
+    yield Plant("customer vanished", "I4", "-", clean.with_table("customers", clean.ledger.customers[:-1]))
     yield Plant("money kept", "I5", "-", clean.change("charges", UNDONE, refunded=False))
 
 
@@ -169,9 +169,10 @@ def _plants_of_attempts(clean: World) -> Iterator[Plant]:
     yield Plant("a refund taken back", "I6", UNDONE, clean.change("charges", UNDONE, refunded=False))
     yield Plant("a restored sale taken back", "I6", SETTLED, clean.change("sales", SETTLED, restored=False))
     yield Plant("a mail unsent", "I6", DONE, clean.change("confirmations", DONE, sent=False))
-    for order_id, table in (*EFFECTS.values(),):
-        if table != "voids" or order_id != SETTLED:
-            yield Plant(f"other content in {table}", "I6", order_id, clean.change(table, order_id, digest="0" * 64))
+    for order_id, table in EFFECTS.values():
+        if (order_id, table) != (SETTLED, "voids"):
+            world = clean.change(table, order_id, digest="0" * 64)
+            yield Plant(f"other content in the {table} of {order_id}", "I6", order_id, world)
     for step in ("validate_inventory", "process_payment"):
         world = clean
         for number in range(2, 5):
@@ -184,9 +185,7 @@ def _plants_of_answers(clean: World) -> Iterator[Plant]:
     not_done = (Status.REJECTED, Status.FAILED, Status.CANCELLED)
     yield Plant("an end that was never printed", "I1", DONE, clean.say(DONE, Status.UNKNOWN))
     yield Plant("another transaction", "I7", DONE, clean.say(DONE, done, detail="txn_2"))
-    yield Plant(
-        "another transaction, with a note", "I7", NOTED, clean.say(NOTED, done, detail="txn_2; no confirmation")
-    )
+    yield Plant("another transaction, noted", "I7", NOTED, clean.say(NOTED, done, detail="txn_2; no mail was sent"))
     for end in not_done:
         yield Plant(f"completed, and {end.value}", "I7", DONE, unclosed.say(DONE, done, end))
         yield Plant(f"{end.value}, and completed", "I7", DONE, unclosed.say(DONE, end, done))
@@ -194,8 +193,12 @@ def _plants_of_answers(clean: World) -> Iterator[Plant]:
         for end in (done, *not_done):
             if end is not PRINTED[order_id]:
                 yield Plant(f"{order_id}, printed {end.value}", "I7", order_id, clean.say(order_id, end))
-                # A cancelled order may well be told from a failed one by nothing but how its workflow closed.
-                yield Plant(f"{order_id}, said {end.value}", "I7", order_id, unclosed.say(order_id, end))
+                yield Plant(
+                    f"{order_id}, printed {end.value}, and its workflow forgotten",
+                    "I7",
+                    order_id,
+                    unclosed.say(order_id, end),
+                )
             if end in not_done[1:]:
                 world = unclosed.say(order_id, PRINTED[order_id], end)
                 if end is PRINTED[order_id]:
@@ -246,10 +249,8 @@ def process_orders(directory: Path) -> list[Order]:
     orders = {order_id: replace(sample, order_id=order_id) for order_id in PRINTED}
     orders[NOTED] = replace(orders[NOTED], customer_id="planted-stranger")
     orders[DECLINED] = replace(orders[DECLINED], payment_token="tok_chargeDeclined")
-    shop, down = (
-        Shop(directory),
-        Shop(directory, parse_faults("validate_inventory:unavailable*inf,update_inventory:unavailable*inf")),
-    )
+    outage = "validate_inventory:unavailable*inf,update_inventory:unavailable*inf"
+    shop, down = Shop(directory), Shop(directory, parse_faults(outage))
     shop.inventory.replace_products([Product(SKU, "", 10), Product("planted-unsold", "", 1)])
     shop.notifications.replace_customers([Customer(CUSTOMER, "", "")])
     begin = (shop.inventory.validate_inventory, shop.payments.process_payment)

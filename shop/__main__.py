@@ -40,7 +40,7 @@ def load(arguments: argparse.Namespace) -> None:
 def show_ledger(arguments: argparse.Namespace) -> None:
     """Print what happened."""
     directory = data_directory(arguments, os.environ)
-    if not (directory / "inventory.sqlite3").exists():
+    if not os.path.exists(directory / "inventory.sqlite3"):  # unlike `Path.exists`, it raises nothing
         open_shop(arguments).close()  # as every other program: stocked on first use
     ledger = read_ledger(directory)
     print(json.dumps(ledger.as_document()) if arguments.json else "\n".join(describe(ledger)))

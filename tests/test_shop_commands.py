@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import NORTHWIND, ledger_of, make_order
+from conftest import NORTHWIND, make_order
 
 from comparison.processes import ROOT, clean_environment
-from shop.catalogue import PRODUCTS
-from shop.ledger import Ledger
-from shop.orders import Order, load_orders
+from shop.catalogue import PRODUCTS, Product
+from shop.errors import OrderVoided
+from shop.ledger import Ledger, read_ledger
+from shop.orders import Order
+from shop.parsing import load_orders
 from shop.shop import Shop
 
 STOCK = "sku,name,quantity\nP001,Chai,39\nP002,Chang,0\n"
@@ -37,7 +42,7 @@ def run_shop(
     completed = subprocess.run(
         [sys.executable, "-m", "shop", *map(str, arguments)],
         cwd=cwd,
-        env=clean_environment(PYTHONPATH=str(ROOT), **(settings or {})),
+        env=clean_environment(**{"PYTHONPATH": str(ROOT), **(settings or {})}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -65,6 +70,10 @@ def confirm(shop: Shop, order: Order) -> None:
     shop.notifications.send_confirmation(order)
 
 
+def void(shop: Shop, order: Order) -> None:
+    shop.payments.void_charge(order)
+
+
 def note_unsent(shop: Shop, order: Order) -> None:
     shop.notifications.note_unsent(order)
 
@@ -83,20 +92,23 @@ def write_catalogue(
     return directory
 
 
+def effects_in(ledger: Ledger) -> Ledger:
+    return replace(ledger, attempts=())
+
+
 def initial_stock(ledger: Ledger) -> dict[str, int]:
     return {sku: stock.initial for sku, stock in ledger.stock.items()}
 
 
 def test_ledger_prints_the_documented_json(data: Path) -> None:
     do(data, make_order("1"), charge, sell, confirm)
-    do(data, make_order("2"), refund)
+    do(data, make_order("2"), void)
 
     completed = run_shop("ledger", "--json", "--data", data)
 
     document = json.loads(completed.stdout)
     first_attempt = document["attempts"][0]
     assert (completed.returncode, completed.stderr) == (0, "")
-    assert document == json.loads(json.dumps(asdict(ledger_of(data))))
     assert list(document) == ["stock", "sales", "charges", "confirmations", "voids", "attempts"]
     assert document["stock"]["mug"] == {"initial": 100, "now": 98}
     assert document["sales"] == [
@@ -114,7 +126,7 @@ def test_ledger_prints_the_documented_json(data: Path) -> None:
     ]
     assert document["charges"][0]["transaction_id"].startswith("txn_")
     assert document["confirmations"] == [{"order_id": "1", "customer_id": "ada", "sent": True}]
-    assert document["voids"] == [{"order_id": "2", "step": "refund_payment"}]
+    assert document["voids"] == [{"order_id": "2", "step": "void_charge"}]
     assert first_attempt == {
         "step": "process_payment",
         "order_id": "1",
@@ -142,7 +154,7 @@ def test_ledger_tells_people_what_happened_to_each_order(data: Path) -> None:
 
 def test_a_ledger_that_nobody_reads_to_its_end_shows_no_traceback(data: Path) -> None:
     with closing(Shop(data)) as shop:
-        shop.inventory.replace_stock([(f"sku-{number}", "name", 1) for number in range(5_000)])
+        shop.inventory.replace_products([Product(f"sku-{number}", "name", 1) for number in range(5_000)])
 
     completed = subprocess.run(
         ["bash", "-c", '"$0" -m shop ledger --json --data "$1" | head -c 1', sys.executable, str(data)],
@@ -164,32 +176,29 @@ def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, 
 
     assert [one.returncode for one in completed] == [0, 0]
     assert "2 products and 1 customers" in completed[0].stdout
-    assert initial_stock(ledger_of(data)) == {"P001": 39, "P002": 0}
+    assert initial_stock(read_ledger(data)) == {"P001": 39, "P002": 0}
     with closing(Shop(data)) as shop:
         shop.notifications.send_confirmation(make_order(customer_id="VINET"))
 
 
 def test_load_reads_the_whole_of_northwind(data: Path) -> None:
-    if not NORTHWIND.is_dir():
-        pytest.skip(f"the Northwind orders are not at {NORTHWIND}")
-
     completed = run_shop("load", NORTHWIND, "--data", data)
 
     ordered = {item.sku for order in load_orders(str(NORTHWIND / "orders.jsonl")) for item in order.items}
     assert completed.returncode == 0
     assert "77 products and 91 customers" in completed.stdout
-    assert set(initial_stock(ledger_of(data))) == ordered
+    assert set(initial_stock(read_ledger(data))) == ordered
 
 
 def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Path) -> None:
     do(data, make_order(), sell)
-    before = ledger_of(data)
+    before = read_ledger(data)
 
     completed = run_shop("load", write_catalogue(tmp_path / "csv"), "--data", data)
 
     assert completed.returncode == 1
     assert "reset" in completed.stderr
-    assert ledger_of(data) == before
+    assert read_ledger(data) == before
     do(data, make_order(), confirm)
 
 
@@ -199,6 +208,10 @@ def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Path) ->
         ({"stock": None}, "stock.csv"),
         ({"stock": ""}, "stock.csv: line 1"),
         ({"stock": "P001,Chai,39\n"}, "stock.csv: line 1"),
+        ({"stock": "sku,name,quantity\n"}, "stock.csv: there is no row"),
+        ({"stock": "sku,name,quantity\n\n"}, "stock.csv: there is no row"),
+        ({"customers": ""}, "customers.csv: line 1"),
+        ({"customers": "customer_id,name,email\n"}, "customers.csv: there is no row"),
         ({"stock": "name,sku,quantity\nChai,P001,39\n"}, "stock.csv: line 1"),
         ({"stock": STOCK + "P003,Syrup\n"}, "stock.csv: line 4"),
         ({"stock": STOCK + "P003,Syrup,1,2\n"}, "stock.csv: line 4"),
@@ -219,60 +232,115 @@ def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Path) ->
 def test_load_refuses_a_bad_file_by_name_and_line_and_changes_nothing(
     tmp_path: Path, data: Path, catalogue: dict[str, str | bytes | None], where: str
 ) -> None:
-    before = ledger_of(data)
+    do(data, make_order())
+    before = read_ledger(data)
 
     completed = run_shop("load", write_catalogue(tmp_path / "csv", **catalogue), "--data", data)
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert where in completed.stderr
-    assert ledger_of(data) == before
+    assert read_ledger(data) == before
     do(data, make_order(), confirm)
 
 
-@pytest.mark.parametrize("held", [(charge,), (charge, sell)], ids=["charged", "charged and sold"])
-def test_settle_gives_back_what_an_order_holds_and_voids_the_order(
-    data: Path, held: tuple[Callable[[Shop, Order], object], ...]
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ((), "holds nothing"),
+        ((charge,), "refund 43.90 USD"),
+        ((charge, sell), "refund 43.90 USD, put back 2 x mug, put back 1 x coffee-1kg"),
+        ((charge, refund), "holds nothing"),
+        ((void,), "holds nothing"),
+    ],
+    ids=["nothing", "charged", "charged and sold", "refunded", "voided"],
+)
+def test_settle_says_what_it_undoes_undoes_it_and_voids_the_order(
+    data: Path, held: tuple[Callable[[Shop, Order], object], ...], said: str
 ) -> None:
     do(data, make_order("1"), *held)
     do(data, make_order("2"), charge, sell)
 
-    completed = [run_shop("settle", "1", "--data", data) for _ in range(2)]
+    completed = [run_shop("settle", "1", "--yes", "--data", data) for _ in range(2)]
 
-    ledger = ledger_of(data)
+    ledger = read_ledger(data)
     assert [one.returncode for one in completed] == [0, 0]
-    assert {charged.order_id: charged.refunded for charged in ledger.charges} == {"1": True, "2": False}
+    assert f"order 1: {said}; to be voided for good" in completed[0].stderr
+    assert "nobody works on" in completed[0].stderr
+    assert "order 1: holds nothing" in completed[1].stderr
+    assert [charged.order_id for charged in ledger.charges if not charged.refunded] == ["2"]
     assert {sale.order_id for sale in ledger.sales if not sale.restored} == {"2"}
     assert ledger.stock["mug"].now == 98
-    with closing(Shop(data)) as shop:
-        for step in (shop.inventory.update_inventory, shop.payments.process_payment):
-            with pytest.raises(Exception, match="voided"):
-                step(make_order("1"))
+    for step in (sell, charge, confirm, note_unsent):
+        with pytest.raises(OrderVoided):
+            do(data, make_order("1"), step)
 
 
-@pytest.mark.parametrize("order_id", ["complete", "complete-without-mail", "never-seen", "voided"])
-def test_settle_refuses_an_order_that_is_owed_nothing(data: Path, order_id: str) -> None:
-    do(data, make_order("complete"), charge, sell, confirm)
-    do(data, make_order("complete-without-mail"), charge, sell, note_unsent)
-    do(data, make_order("voided"), refund)
-    before = ledger_of(data)
+@pytest.mark.parametrize("last", [confirm, note_unsent])
+def test_settle_refuses_an_order_that_was_confirmed(data: Path, last: Callable[[Shop, Order], object]) -> None:
+    do(data, make_order(), charge, sell, last)
+    before = read_ledger(data)
 
-    completed = run_shop("settle", order_id, "--data", data)
+    completed = run_shop("settle", "1", "--yes", "--data", data)
 
     assert (completed.returncode, completed.stdout) == (1, "")
-    assert order_id in completed.stderr
-    assert ledger_of(data) == before
+    assert "order 1 is complete" in completed.stderr
+    assert effects_in(read_ledger(data)) == effects_in(before)
 
 
-def test_settle_that_meets_a_fault_says_so_and_can_be_repeated(data: Path) -> None:
+def test_settle_without_yes_and_without_a_terminal_changes_nothing(data: Path) -> None:
+    do(data, make_order(), charge)
+    before = read_ledger(data)
+
+    completed = run_shop("settle", "1", "--data", data)
+
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert "--yes" in completed.stderr
+    assert read_ledger(data) == before
+
+
+def test_the_faults_of_the_environment_strike_no_command(tmp_path: Path, data: Path) -> None:
     do(data, make_order(), charge, sell)
-    faults = {"SHOP_FAULTS": "refund_payment:unavailable"}
+    settings = {"SHOP_FAULTS": "refund_payment:crash_before*inf,void_sale:unavailable*inf"}
 
-    struck = run_shop("settle", "1", "--data", data, settings=faults)
-    repeated = run_shop("settle", "1", "--data", data, settings=faults)
+    settled = run_shop("settle", "1", "--yes", "--data", data, settings=settings)
+    shown = run_shop("ledger", "--data", data, settings={"SHOP_FAULTS": "what is no plan"})
 
-    assert (struck.returncode, struck.stdout, repeated.returncode) == (1, "", 0)
-    assert "unavailable" in struck.stderr
-    assert [charged.refunded for charged in ledger_of(data).charges] == [True]
+    assert (settled.returncode, shown.returncode) == (0, 0)
+    assert [charged.refunded for charged in read_ledger(data).charges] == [True]
+
+
+def test_settle_that_cannot_reach_a_service_says_so_and_can_be_repeated(data: Path) -> None:
+    do(data, make_order(), charge, sell)
+    with closing(Shop(data)) as other_program, other_program.payments.database.transaction():
+        blocked = run_shop("settle", "1", "--yes", "--data", data)
+
+    repeated = run_shop("settle", "1", "--yes", "--data", data)
+
+    assert (blocked.returncode, blocked.stdout, repeated.returncode) == (1, "", 0)
+    assert "locked" in blocked.stderr
+    assert [charged.refunded for charged in read_ledger(data).charges] == [True]
+
+
+def test_ledger_is_shown_while_another_program_writes_and_changes_nothing(data: Path) -> None:
+    do(data, make_order(), charge)
+    before = {path: path.read_bytes() for path in data.glob("*.sqlite3")}
+    with closing(Shop(data)) as writer, writer.payments.database.transaction():
+        completed = run_shop("ledger", "--data", data)
+
+    assert completed.returncode == 0
+    assert "43.90 USD" in completed.stdout
+    assert {path: path.read_bytes() for path in data.glob("*.sqlite3")} == before
+
+
+def test_ledger_names_a_database_that_is_missing_and_does_not_make_it(data: Path) -> None:
+    do(data, make_order(), charge)
+    (data / "payments.sqlite3").unlink()
+
+    completed = run_shop("ledger", "--data", data)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "payments.sqlite3" in completed.stderr
+    assert not (data / "payments.sqlite3").exists()
 
 
 def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Path, data: Path) -> None:
@@ -281,22 +349,22 @@ def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Pa
 
     completed = run_shop("reset", "--yes", "--data", data)
 
-    ledger = ledger_of(data)
+    ledger = read_ledger(data)
     assert completed.returncode == 0
-    assert initial_stock(ledger) == {sku: quantity for sku, _, quantity in PRODUCTS}
+    assert initial_stock(ledger) == {product.sku: product.quantity for product in PRODUCTS}
     assert (ledger.sales, ledger.charges, ledger.confirmations, ledger.voids, ledger.attempts) == ((), (), (), (), ())
     do(data, make_order(), confirm)
 
 
 def test_reset_without_yes_and_without_a_terminal_changes_nothing(data: Path) -> None:
     do(data, make_order(), charge)
-    before = ledger_of(data)
+    before = read_ledger(data)
 
     completed = run_shop("reset", "--data", data)
 
     assert (completed.returncode, completed.stdout) == (1, "")
     assert "--yes" in completed.stderr
-    assert ledger_of(data) == before
+    assert read_ledger(data) == before
 
 
 @pytest.fixture
@@ -308,20 +376,21 @@ def terminal() -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
+@pytest.mark.parametrize("command", [("reset",), ("settle", "1")])
 @pytest.mark.parametrize(
-    ("typed", "status", "is_emptied"),
+    ("typed", "status", "is_meant"),
     [(b"y\n", 0, True), (b"n\n", 1, False), (b"\n", 1, False), (b"\x04", 1, False)],
     ids=["yes", "no", "nothing", "end of input"],
 )
-def test_reset_at_a_terminal_asks_first(
-    data: Path, terminal: tuple[int, int], typed: bytes, status: int, is_emptied: bool
+def test_reset_and_settle_ask_at_a_terminal(
+    data: Path, terminal: tuple[int, int], command: tuple[str, ...], typed: bytes, status: int, is_meant: bool
 ) -> None:
     do(data, make_order(), charge)
     keyboard, screen = terminal
     os.write(keyboard, typed)
 
     completed = subprocess.run(
-        [sys.executable, "-m", "shop", "reset", "--data", str(data)],
+        [sys.executable, "-m", "shop", *command, "--data", str(data)],
         cwd=ROOT,
         env=clean_environment(),
         stdin=screen,
@@ -330,9 +399,10 @@ def test_reset_at_a_terminal_asks_first(
         timeout=60,
     )
 
+    held = [charged for charged in read_ledger(data).charges if not charged.refunded]
     assert "Traceback" not in completed.stderr
     assert completed.returncode == status
-    assert (ledger_of(data).charges == ()) == is_emptied
+    assert (held == []) == is_meant
 
 
 @pytest.mark.parametrize("arguments", [("reset",), ("ledger",)])
@@ -363,7 +433,7 @@ def test_bad_usage_is_answered_with_2(data: Path, arguments: tuple[str, ...]) ->
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SHOP_FAULTS", "process_payment:explode"), ("SHOP_IDEMPOTENCY", "maybe"), ("SHOP_IDEMPOTENCY", "")],
+    [("SHOP_IDEMPOTENCY", "maybe"), ("SHOP_IDEMPOTENCY", "")],
 )
 def test_a_setting_that_cannot_be_read_is_answered_with_2_and_named(data: Path, name: str, value: str) -> None:
     completed = run_shop("ledger", "--data", data, settings={name: value})
@@ -373,26 +443,105 @@ def test_a_setting_that_cannot_be_read_is_answered_with_2_and_named(data: Path, 
     assert not data.exists()
 
 
-def test_the_option_goes_before_the_environment_and_that_before_the_default(tmp_path: Path) -> None:
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Copy the programs: their default folder is the user's own."""
+    shutil.copytree(ROOT / "shop", tmp_path / "copy" / "shop")
+    return Path(shutil.copy(ROOT / "order_processor.py", tmp_path / "copy")).parent
+
+
+def test_the_option_goes_before_the_environment_and_that_before_the_folder_beside_the_programs(
+    tmp_path: Path, copy: Path
+) -> None:
     by_option, by_environment = tmp_path / "option", tmp_path / "environment"
     do(by_option, make_order("by-option"), charge)
     do(by_environment, make_order("by-environment"), charge)
-    do(tmp_path / "data", make_order("by-default"), charge)
+    do(copy / "data", make_order("by-default"), charge)
+    settings = {"PYTHONPATH": str(copy)}
 
     ledgers = [
-        run_shop("ledger", "--json", "--data", by_option, cwd=tmp_path, settings={"SHOP_DATA": str(by_environment)}),
-        run_shop("ledger", "--json", cwd=tmp_path, settings={"SHOP_DATA": str(by_environment)}),
-        run_shop("ledger", "--json", cwd=tmp_path),
+        run_shop("ledger", "--json", "--data", by_option, settings={"SHOP_DATA": str(by_environment), **settings}),
+        run_shop("ledger", "--json", settings={"SHOP_DATA": str(by_environment), **settings}, cwd=tmp_path),
+        run_shop("ledger", "--json", settings=settings, cwd=tmp_path),
     ]
 
     charges = [json.loads(ledger.stdout)["charges"] for ledger in ledgers]
     assert [charged["order_id"] for [charged] in charges] == ["by-option", "by-environment", "by-default"]
 
 
-def test_a_data_directory_that_cannot_be_used_is_answered_with_1(tmp_path: Path) -> None:
+def test_the_default_folder_does_not_depend_on_where_one_stands(tmp_path: Path, copy: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    for cwd in (elsewhere, copy):
+        subprocess.run(
+            [sys.executable, copy / "order_processor.py"],
+            cwd=cwd,
+            env=clean_environment(),
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+
+    attempts = [attempt.step for attempt in read_ledger(copy / "data").attempts]
+    assert attempts.count("process_payment") == 2
+    assert [*elsewhere.iterdir()] == []
+
+
+PROGRAMS = {
+    "ledger": ("-m", "shop", "ledger"),
+    "settle": ("-m", "shop", "settle", "1", "--yes"),
+    "order_processor": ("order_processor.py",),
+    "run_worker": ("run_worker.py",),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "garbage"])
+def test_a_data_directory_that_cannot_be_used_is_named_and_answered_with_2(
+    tmp_path: Path, program: str, name: str
+) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "inventory.sqlite3").write_text("not a database, and long enough to be taken for one" * 99)
 
-    completed = run_shop("ledger", "--data", tmp_path / "file")
+    completed = subprocess.run(
+        [sys.executable, *PROGRAMS[program], "--data", str(tmp_path / name)],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
-    assert (completed.returncode, completed.stdout) == (1, "")
-    assert str(tmp_path / "file") in completed.stderr
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert str(tmp_path / name) in completed.stderr
+    assert "Traceback" not in completed.stderr
+
+
+def test_a_folder_whose_lock_is_held_by_another_process_is_named_after_five_seconds(data: Path) -> None:
+    do(data, make_order())
+    programs = {name: arguments for name, arguments in PROGRAMS.items() if name != "ledger"}
+    with (data / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        begin = time.monotonic()
+
+        running = {
+            name: subprocess.Popen(
+                [sys.executable, *arguments, "--data", str(data)],
+                cwd=ROOT,
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for name, arguments in programs.items()
+        }
+        said = {name: program.communicate(timeout=60) for name, program in running.items()}
+
+        waited_seconds = time.monotonic() - begin
+    assert {name: program.returncode for name, program in running.items()} == dict.fromkeys(programs, 2)
+    assert all(output == "" and f"{data}/.lock: another process" in errors for output, errors in said.values())
+    assert 5 <= waited_seconds < 20

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import ledger_of, make_order
+from conftest import make_order
 
 from comparison.processes import ROOT, clean_environment
 from shop import storage
-from shop.catalogue import PRODUCTS
-from shop.errors import ServiceUnavailable
-from shop.ledger import Ledger, Stock, read_ledger
+from shop.catalogue import PRODUCTS, Product
+from shop.errors import ReplyLost, ServiceUnavailable
+from shop.faults import Fault, FaultPlan, PlannedFault
+from shop.ledger import Ledger, NoShop, Stock, read_ledger
 from shop.orders import Item
 from shop.shop import Shop
 from shop.storage import Database, DataDirectoryUnusable
@@ -33,7 +37,7 @@ FRESH_DIRECTORIES = 20
 ONE_OF_MANY = """
 import fcntl
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from order_processor import process_order
 from shop.orders import SAMPLE_ORDER
@@ -66,7 +70,7 @@ with Shop(Path(sys.argv[1])).inventory.database.transaction() as connection:
 
 
 def effects(shop: Shop) -> Ledger:
-    return replace(read_ledger(shop), attempts=())
+    return replace(read_ledger(shop.directory), attempts=())
 
 
 @contextmanager
@@ -133,11 +137,13 @@ def test_many_processes_open_a_fresh_directory_at_once_and_process_their_orders(
 
         answers = open_at_once(processes, gate, data)
 
-        ledger = ledger_of(data)
+        ledger = read_ledger(data)
         assert [answer.split("\t")[:2] for answer in answers] == [[order_id, "completed"] for order_id in PROCESSES]
         assert {attempt.outcome for attempt in ledger.attempts} == {"ok"}
         assert sorted(charge.order_id for charge in ledger.charges) == PROCESSES
-        assert {sku: stock.initial for sku, stock in ledger.stock.items()} == {sku: count for sku, _, count in PRODUCTS}
+        assert {sku: stock.initial for sku, stock in ledger.stock.items()} == {
+            product.sku: product.quantity for product in PRODUCTS
+        }
         assert ledger.stock["mug"] == Stock(initial=100, now=100 - 2 * 8)
 
 
@@ -154,7 +160,7 @@ def test_a_call_waits_for_a_database_that_another_program_has_locked(tmp_path: P
         shop.payments.process_payment(make_order())
 
         assert released.is_set()
-        assert [attempt.outcome for attempt in read_ledger(shop).attempts] == ["ok"]
+        assert [attempt.outcome for attempt in read_ledger(shop.directory).attempts] == ["ok"]
         timer.join()
 
 
@@ -163,14 +169,14 @@ def test_a_database_that_stays_locked_is_unavailable_and_unchanged(
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
     with closing(Shop(tmp_path)) as shop:
-        before = read_ledger(shop)
+        before = read_ledger(shop.directory)
 
         with lock_on(tmp_path / "inventory.sqlite3"), pytest.raises(ServiceUnavailable, match="locked"):
             shop.inventory.update_inventory(make_order())
 
-        assert read_ledger(shop) == before
+        assert read_ledger(shop.directory) == before
         shop.inventory.update_inventory(make_order())
-        assert [attempt.outcome for attempt in read_ledger(shop).attempts] == ["ok"]
+        assert [attempt.outcome for attempt in read_ledger(shop.directory).attempts] == ["ok"]
 
 
 def test_a_shop_whose_database_stays_locked_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +189,7 @@ def test_a_shop_whose_database_stays_locked_is_not_opened(tmp_path: Path, monkey
 
 def test_a_disk_that_is_full_halfway_through_an_effect_undoes_it_and_the_next_attempt_completes_it(shop: Shop) -> None:
     skus = [f"{'long-sku-':_<60}{number}" for number in range(500)]
-    shop.inventory.replace_stock([(sku, "name", 9) for sku in skus])
+    shop.inventory.replace_products([Product(sku, "name", 9) for sku in skus])
     order = make_order(items=tuple(Item(sku, 1, 100) for sku in skus))
     before = effects(shop)
     limit_pages(shop.inventory.database, more=2)
@@ -194,7 +200,7 @@ def test_a_disk_that_is_full_halfway_through_an_effect_undoes_it_and_the_next_at
     limit_pages(shop.inventory.database, more=1_000)
     shop.inventory.update_inventory(order)
 
-    ledger = read_ledger(shop)
+    ledger = read_ledger(shop.directory)
     assert struck == before
     assert [attempt.outcome for attempt in ledger.attempts] == ["ServiceUnavailable", "ok"]
     assert len(ledger.sales) == 500
@@ -209,18 +215,18 @@ def test_a_disk_without_room_for_any_attempt_loses_no_charge(shop: Shop) -> None
         for number in range(1_000):
             shop.payments.process_payment(make_order(str(number)))
             charged += 1
-    full = read_ledger(shop)
+    full = read_ledger(shop.directory)
     limit_pages(shop.payments.database, more=1_000)
     shop.payments.process_payment(make_order(str(charged)))
 
-    charges = [charge.order_id for charge in read_ledger(shop).charges]
+    charges = [charge.order_id for charge in read_ledger(shop.directory).charges]
     assert 0 < len(full.charges) == charged
     assert charges == [str(number) for number in range(charged + 1)]
 
 
 def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it(tmp_path: Path) -> None:
     Shop(tmp_path).close()
-    before = ledger_of(tmp_path)
+    before = read_ledger(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", KILLED_IN_A_TRANSACTION, str(tmp_path)],
         cwd=ROOT,
@@ -235,30 +241,30 @@ def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it(tmp_path: Pa
         process.kill()
 
     assert written > 100_000
-    assert ledger_of(tmp_path) == before
+    assert read_ledger(tmp_path) == before
     with closing(sqlite3.connect(tmp_path / "inventory.sqlite3")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 def test_an_error_inside_a_transaction_rolls_it_back_and_frees_the_database(shop: Shop) -> None:
-    before = read_ledger(shop)
+    before = read_ledger(shop.directory)
 
     with pytest.raises(ZeroDivisionError), shop.inventory.database.transaction() as connection:
         connection.execute("UPDATE products SET now = 0")
         _ = 1 / 0
 
-    assert read_ledger(shop) == before
+    assert read_ledger(shop.directory) == before
 
 
 def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_repeating(shop: Shop) -> None:
     shop.inventory.update_inventory(make_order())
-    before = read_ledger(shop)
+    before = read_ledger(shop.directory)
 
     for statement in ("UPDATE products SET now = now - 101", "INSERT INTO sales VALUES ('1', '1', 'digest', 0)"):
-        with pytest.raises(sqlite3.IntegrityError), shop.inventory.database.transaction() as connection:
+        with pytest.raises(ServiceUnavailable, match="constraint"), shop.inventory.database.transaction() as connection:
             connection.execute(statement)
 
-    assert read_ledger(shop) == before
+    assert read_ledger(shop.directory) == before
 
 
 def test_a_new_data_directory_is_private_to_its_user(tmp_path: Path) -> None:
@@ -278,3 +284,209 @@ def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path, obstacle:
 
     with pytest.raises(DataDirectoryUnusable, match=str(tmp_path / "data")):
         Shop(tmp_path / "data")
+
+
+def test_many_threads_behind_the_lock_of_another_program_are_all_answered_after_one_waiting_time(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.5)
+
+    def call(number: int) -> float:
+        begin = time.monotonic()
+        with pytest.raises(ServiceUnavailable):
+            shop.payments.process_payment(make_order(str(number)))
+        return time.monotonic() - begin
+
+    with lock_on(shop.directory / "payments.sqlite3"), ThreadPoolExecutor(12) as executor:
+        waited_seconds = list(executor.map(call, range(12)))
+
+    # Each waiting for those before it would take 6 s.
+    assert min(waited_seconds) > 0.4
+    assert max(waited_seconds) < 3
+    assert read_ledger(shop.directory).attempts == ()
+
+
+def test_a_thread_that_waits_for_another_one_is_answered_after_the_same_time(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.2)
+
+    with ThreadPoolExecutor() as executor, shop.payments.database.transaction():
+        waiting = executor.submit(shop.payments.process_payment, make_order())
+        error = waiting.exception(timeout=30)
+
+    assert isinstance(error, ServiceUnavailable)
+    assert "busy" in str(error)
+
+
+def test_looking_waits_for_no_writer_and_sees_nothing_that_is_not_committed(shop: Shop) -> None:
+    before = read_ledger(shop.directory)
+
+    with lock_on(shop.directory / "inventory.sqlite3") as writer:
+        writer.execute("UPDATE products SET now = 0")
+        with lock_on(shop.directory / "payments.sqlite3"), lock_on(shop.directory / "notifications.sqlite3"):
+            seen = read_ledger(shop.directory)
+
+    assert seen == before
+
+
+def test_looking_changes_no_database(tmp_path: Path) -> None:
+    with closing(Shop(tmp_path)) as shop:
+        shop.settle("1")
+        shop.inventory.update_inventory(make_order("2"))
+        with shop.inventory.database.transaction() as connection:
+            connection.execute("DELETE FROM products")  # emptied by a mishap: looking must not stock it again
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("*.sqlite3")}
+
+    ledger = read_ledger(tmp_path)
+
+    assert ledger.stock == {}
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("*.sqlite3")} == before
+    assert len(before) == 3
+
+
+@pytest.mark.parametrize("service", ["inventory", "payments", "notifications"])
+def test_looking_makes_no_file_that_is_missing(tmp_path: Path, service: str) -> None:
+    Shop(tmp_path).close()
+    missing = tmp_path / f"{service}.sqlite3"
+    missing.unlink()
+
+    with pytest.raises(NoShop, match=str(missing)):
+        read_ledger(tmp_path)
+
+    assert not missing.exists()
+
+
+def test_looking_makes_no_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(NoShop):
+        read_ledger(tmp_path / "nowhere")
+
+    assert not (tmp_path / "nowhere").exists()
+
+
+def drop_a_table(data: Path) -> None:
+    with closing(sqlite3.connect(data / "inventory.sqlite3")) as connection:
+        connection.execute("DROP TABLE sales")
+
+
+def overwrite_the_file(data: Path) -> None:
+    for path in data.glob("inventory.sqlite3*"):
+        with path.open("r+b") as file:
+            file.write(b"garbage " * (path.stat().st_size // 8))
+
+
+@pytest.mark.parametrize("damage", [drop_a_table, overwrite_the_file])
+def test_a_database_that_is_damaged_while_it_is_used_is_an_unavailable_service(
+    shop: Shop, damage: Callable[[Path], None]
+) -> None:
+    shop.inventory.validate_inventory(make_order())
+    shop.payments.process_payment(make_order())
+
+    damage(shop.directory)
+
+    for call in (shop.inventory.update_inventory, shop.inventory.void_sale):
+        with pytest.raises(ServiceUnavailable):
+            call(make_order())
+    shop.payments.refund_payment(make_order())
+    with pytest.raises(NoShop, match="inventory"):
+        read_ledger(shop.directory)
+    with shop.payments.database.transaction() as connection:
+        assert [row["refunded"] for row in connection.execute("SELECT refunded FROM charges")] == [1]
+
+
+def remove(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+def move_away(data: Path) -> None:
+    data.rename(data.with_name("moved"))
+
+
+def replace_by_a_copy(data: Path) -> None:
+    move_away(data)
+    shutil.copytree(data.with_name("moved"), data)
+
+
+def replace_by_a_new_shop(data: Path) -> None:
+    remove(data)
+    Shop(data).close()
+
+
+def replace_each_file(data: Path) -> None:
+    for path in data.glob("*.sqlite3"):
+        path.with_suffix(".copy").write_bytes(path.read_bytes())
+        path.with_suffix(".copy").rename(path)
+
+
+@pytest.mark.parametrize("mishap", [remove, move_away, replace_by_a_copy, replace_by_a_new_shop, replace_each_file])
+def test_a_data_folder_that_is_removed_or_replaced_while_it_is_used_is_noticed(
+    shop: Shop, mishap: Callable[[Path], None]
+) -> None:
+    shop.payments.process_payment(make_order())
+
+    mishap(shop.directory)
+
+    for call in (
+        shop.inventory.validate_inventory,
+        shop.payments.process_payment,
+        shop.inventory.update_inventory,
+        shop.notifications.send_confirmation,
+        shop.payments.void_charge,
+        shop.notifications.note_unsent,
+    ):
+        with pytest.raises(ServiceUnavailable, match="removed or replaced"):
+            call(make_order())
+
+
+@dataclass(frozen=True)
+class MishapBeforeTheReply(Fault):
+    """Does something to the shop when the effect is committed and its attempt is not yet closed."""
+
+    mishap: Callable[[], object] = lambda: None
+
+    def after_effect(self) -> None:
+        self.mishap()
+
+
+def test_an_effect_whose_attempt_cannot_be_closed_is_an_unknown_outcome_and_stays_open(tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    mishap = MishapBeforeTheReply(mishap=lambda: (tmp_path / "shop").rename(moved))
+    shop = Shop(tmp_path / "shop", FaultPlan((PlannedFault("process_payment", mishap, 1),)))
+
+    with closing(shop), pytest.raises(ReplyLost, match="took effect"):
+        shop.payments.process_payment(make_order())
+
+    ledger = read_ledger(moved)
+    assert [charge.order_id for charge in ledger.charges] == ["1"]
+    assert [attempt.outcome for attempt in ledger.attempts] == ["started"]
+
+
+def test_a_refusal_whose_attempt_cannot_be_closed_is_a_refusal_all_the_same(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
+    held = sqlite3.connect(shop.directory / "payments.sqlite3", isolation_level=None)
+
+    @dataclass(frozen=True)
+    class LockedBeforeTheEffect(Fault):
+        def before_effect(self) -> None:
+            held.execute("BEGIN IMMEDIATE")
+
+    struck = Shop(shop.directory, FaultPlan((PlannedFault("process_payment", LockedBeforeTheEffect(), 1),)))
+    with closing(held), closing(struck), pytest.raises(ServiceUnavailable, match="locked"):
+        struck.payments.process_payment(make_order())
+
+    ledger = read_ledger(shop.directory)
+    assert ([attempt.outcome for attempt in ledger.attempts], ledger.charges) == (["started"], ())
+
+
+def test_a_folder_whose_lock_is_held_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
+    Shop(tmp_path).close()
+
+    with (tmp_path / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DataDirectoryUnusable, match="another process holds this lock"):
+            Shop(tmp_path)
+
+    Shop(tmp_path).close()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TypeVar
 
 from temporalio.client import WorkflowExecutionStatus
@@ -162,9 +162,10 @@ def units_of(lines: Iterable[Sale | Item]) -> Counter[str]:
     return +units  # without the line that stands for a sale of nothing
 
 
-def names_of(error: type[Exception]) -> set[str]:
+@cache  # at the first use, when all modules are imported: a class that somebody adds is among them
+def names_of(error: type[Exception]) -> frozenset[str]:
     """Return the name of a class and of all that inherit from it: the outcomes of attempts that raise one."""
-    return {error.__name__}.union(*map(names_of, error.__subclasses__()))
+    return frozenset({error.__name__}).union(*map(names_of, error.__subclasses__()))
 
 
 def _by_order(rows: Iterable[_Row]) -> dict[str, list[_Row]]:

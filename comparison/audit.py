@@ -220,6 +220,8 @@ def _objection(account: Account, status: Status) -> str:
     A call that timed out may be logged as ok, or as refused, later: a step that was tried three times has failed. A
     cancellation may come while a refusal is on its way: where it is known how the workflow closed, that decides.
     """
+    if status is Status.COMPLETED:
+        return ""
     tried = [attempt for attempt in account.attempts if attempt.step in DECISIVE_STEPS]
     times = Counter(attempt.step for attempt in tried)
     failures = Counter(attempt.step for attempt in tried if _has_failed(attempt))

@@ -165,7 +165,7 @@ def units_of(lines: Iterable[Sale | Item]) -> Counter[str]:
 @cache  # at the first use, when all modules are imported: a class that somebody adds is among them
 def names_of(error: type[Exception]) -> frozenset[str]:
     """Return the name of a class and of all that inherit from it: the outcomes of attempts that raise one."""
-    return frozenset({error.__name__}).union(*map(names_of, error.__subclasses__()))
+    return frozenset({error.__name__}).union(*(names_of(heir) for heir in error.__subclasses__()))
 
 
 def _by_order(rows: Iterable[_Row]) -> dict[str, list[_Row]]:

@@ -110,7 +110,7 @@ class Plant:
 
 
 def missed_violations(orders: Iterable[Order], ledger: Ledger, outcomes: Iterable[Outcome]) -> list[str]:
-    """Plant one violation after the other; return those that the audit does not find."""
+    """Plant one violation after the other; return those that the audit does not find. Audits about a hundred times."""
     clean = clean_world(orders, ledger, outcomes)
     known = clean.violations()
     missed = []

@@ -241,13 +241,17 @@ def _objection(account: Account, status: Status) -> str:
 def _later_runs(account: Account) -> Iterator[str]:
     """An order that has ended is voided: a run that begins then says `rejected`; a starter that attaches repeats.
 
-    Where several processes had begun before the end, each may have had a reason of its own.
+    Where several processes had begun before the end, each may have had a reason of its own; and so has a later run
+    that found the stock service down to its end, and was never told that the order is voided.
     """
     last = ("refund_payment" if account.charges else "void_charge", "ok")
     end = next((attempt.at for attempt in account.attempts if (attempt.step, attempt.outcome) == last), "")
     if len({attempt.pid for attempt in account.attempts if attempt.at <= end}) != 1:
         return
-    has_begun = any(attempt.step == "validate_inventory" and attempt.at > end for attempt in account.attempts)
+    later = [attempt for attempt in account.attempts if attempt.step == "validate_inventory" and attempt.at > end]
+    has_begun = bool(later)
+    if has_begun and all(_has_failed(attempt) for attempt in later):
+        return
     for status in account.ended_as[1:]:
         is_repeated = status is account.ended_as[0] and not has_begun
         if status in (Status.FAILED, Status.CANCELLED) and not is_repeated:

@@ -123,4 +123,4 @@ def _refuse_token(payment_token: str) -> None:
     if payment_token in DECLINED_TOKENS:
         raise PaymentDeclined("the bank declined the card")
     if payment_token not in ACCEPTED_TOKENS:
-        raise UnknownPaymentToken(f"{payment_token}: no such token")
+        raise UnknownPaymentToken("no such payment token")  # The token itself stays out of logs and histories.

@@ -28,7 +28,9 @@ class Results:
         with self._one_line:
             self.outcomes.append(outcome)
             try:
-                print(outcome.as_line(), flush=True)
+                # In one piece: a process that is killed in between must not leave a line without its end.
+                sys.stdout.write(outcome.as_line() + "\n")
+                sys.stdout.flush()
             except BrokenPipeError:
                 _discard_output()
             except OSError as error:

@@ -103,7 +103,7 @@ def confirm_order(shop: Shop, order: Order, transaction_id: str) -> Outcome:
         raise
     except ShopError as error:
         retry_or_alarm(shop.notifications.note_unsent, order)
-        transaction_id += f"; no confirmation was sent: {type(error).__name__}: {error}"
+        transaction_id += f"; no confirmation is known to have been sent: {type(error).__name__}: {error}"
     return Outcome(order.order_id, Status.COMPLETED, transaction_id)
 
 

@@ -5,6 +5,10 @@ python run_workflow.py [ORDERS] [--concurrency N] [--no-wait]
 
 from __future__ import annotations
 
+import plumbing  # noqa: F401  # first: says so if a package is missing
+
+# isort: split
+
 import argparse
 import asyncio
 import functools

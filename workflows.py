@@ -114,7 +114,7 @@ class OrderWorkflow:
             if failure.type in (ORDER_CONFLICT, ORDER_VOIDED):
                 raise
             await self._retry(OrderActivities.note_unsent, order, UNTIL_DONE, "note that no mail was sent")
-            transaction_id += f"; no confirmation was sent: {failure.reason}"
+            transaction_id += f"; no confirmation is known to have been sent: {failure.reason}"
         self._publish(Status.COMPLETED.value, transaction_id, is_searchable=True)
         return Outcome(order.order_id, Status.COMPLETED, transaction_id)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import plumbing  # noqa: F401  # first: says so if a package is missing
+
+# isort: split
+
 import argparse
 import sys
 

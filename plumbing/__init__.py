@@ -1,1 +1,14 @@
-"""What Temporal needs around an order, one file a concern: connection, admission, process."""
+"""What Temporal needs around an order, one file a concern.
+
+Imported first by each program that needs packages: where one is missing, it says so instead of showing a traceback.
+"""
+
+import importlib.util
+import sys
+
+for _package in ("temporalio", "rich"):
+    if importlib.util.find_spec(_package) is None:
+        sys.exit(
+            f"the package {_package} is missing here; install it once (make .venv), and in every terminal"
+            " activate the environment: . .venv/bin/activate"
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import Client
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from comparison.processes import Program, Server, Worker
 from shop.ledger import Ledger, read_ledger
@@ -20,15 +21,29 @@ from shop.shop import Shop
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # Each of these keeps two cores busy by itself: they take turns.
-BUSY_MODULES = ("test_comparison", "test_crashes", "test_readme")
+BUSY_MODULES = ("test_comparison", "test_crashes", "test_matrix", "test_documents", "test_new_runs")
+
+
+class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """Gives a process whole modules, and the busy ones to the same, one after the other.
+
+    `--dist loadgroup` would do, but has no effect with pytest 9.2: https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = Path(nodeid.partition("::")[0]).stem
+        return "busy" if module in BUSY_MODULES else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesStayTogether:
+    """Tell pytest-xdist which tests stay together."""
+    return ModulesStayTogether(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module in one process, and those of the busy modules in the same."""
+    """Begin with the busy modules: none of them is left alone at the end."""
     items.sort(key=lambda item: item.path.stem not in BUSY_MODULES)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("busy" if item.path.stem in BUSY_MODULES else item.path.stem))
 
 
 def make_order(order_id: str = "1", **changes: object) -> Order:

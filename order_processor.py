@@ -7,6 +7,7 @@ It is what a careful engineer writes without durable state. What it cannot do is
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import concurrent.futures
 import logging
@@ -17,14 +18,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shop.errors import (
     OrderConflict,
     OrderVoided,
     PermanentError,
     Refusal,
-    ServiceUnavailable,
     ShopError,
     TransientError,
 )
@@ -43,6 +43,8 @@ MAX_CONCURRENCY = 256
 
 T = TypeVar("T")
 logger = logging.getLogger("order_processor")
+# Calls that were given up, by what they were for: each may still take effect.
+late_calls: dict[concurrent.futures.Future[Any], str] = {}
 
 
 class AttemptTimedOut(TransientError):
@@ -154,7 +156,6 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
 
     Raises:
         AttemptTimedOut: the outcome is unknown.
-        ServiceUnavailable: there is no thread to make the call in; it was not made.
     """
     answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
@@ -164,14 +165,16 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
         except BaseException as error:
             answer.set_exception(error)
 
-    name = f"{call.__name__} of order {order.order_id}"
     try:
-        threading.Thread(target=answer_call, name=name, daemon=True).start()
+        # Not `threading.Thread`: its `start` waits for ever for a thread that dies for want of memory.
+        _thread.start_new_thread(answer_call, ())
     except RuntimeError as error:
-        raise ServiceUnavailable(f"{name}: {error}") from error
+        logger.warning("order %s: %s: %s; called without a time-out", order.order_id, call.__name__, error)
+        return call(order)
     try:
         return answer.result(timeout=ATTEMPT_TIMEOUT_SECONDS)
     except concurrent.futures.TimeoutError as error:
+        late_calls[answer] = f"{call.__name__} of order {order.order_id}"
         raise AttemptTimedOut(f"no answer within {ATTEMPT_TIMEOUT_SECONDS:.0f} s; it may still take effect") from error
 
 
@@ -193,28 +196,23 @@ def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> Results
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, stop)
-    threads = [threading.Thread(target=work) for _ in range(min(concurrency, len(orders)) - 1)]
     try:
-        for thread in threads:
-            thread.start()
+        for _ in range(min(concurrency, len(orders)) - 1):
+            _thread.start_new_thread(work, ())
     except RuntimeError as error:
         logger.warning("fewer orders at a time than asked for: %s", error)
     work()
-    for thread in threads:
-        if thread.ident:
-            thread.join()
+    results.wait_for(len(orders))
     return results
 
 
 def wait_for_late_calls() -> None:
     """Give calls that timed out the time of one more attempt to land. What hangs longer is left behind."""
-    deadline = time.monotonic() + ATTEMPT_TIMEOUT_SECONDS
-    calls = [thread for thread in threading.enumerate() if thread.daemon]
-    if calls:
-        names = ", ".join(call.name for call in calls)
+    late = {call: name for call, name in late_calls.items() if not call.done()}
+    if late:
+        names = ", ".join(late.values())
         logger.info("waiting up to %.0f s for calls that timed out: %s", ATTEMPT_TIMEOUT_SECONDS, names)
-    for call in calls:
-        call.join(max(0.0, deadline - time.monotonic()))
+        concurrent.futures.wait(late, timeout=ATTEMPT_TIMEOUT_SECONDS)
 
 
 def log_to(directory: Path) -> None:

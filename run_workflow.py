@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 from typing import cast
+from urllib.parse import quote
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -28,12 +29,14 @@ from plumbing.process import leave_with, log_to_stderr, run_loop
 from plumbing.watch import is_retryable, warn_if_nobody_listens, watch
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
-from workflows import ORDER_CONFLICT, OrderWorkflow, workflow_id_for
+from workflows import ORDER_CONFLICT, ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
 RECONNECT_SECONDS = 1.0
 # What closes a workflow without an end of its order: to start the order again takes it to its end.
 UNFINISHED = (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
+# What somebody wants to look at afterwards: the starter prints a link to all of them.
+LISTED = {Status.REJECTED, Status.FAILED, Status.CANCELLED}
 
 logger = logging.getLogger("run_workflow")
 
@@ -150,6 +153,9 @@ async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> i
     await warn_if_nobody_listens(client)
     results = await run_batch(orders, concurrency, functools.partial(run_order, client, waits=waits))
     watching.cancel()
+    for status in sorted({outcome.status for outcome in results.outcomes} & LISTED) if results else ():
+        query = quote(f'{ORDER_STATUS.name}="{status.value}"')
+        logger.info("%s: %s", status.value, ui_link(client, f"workflows?query={query}"))
     return results.exit_status("run_workflow") if results else 1
 
 

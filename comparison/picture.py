@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
+import sys
 from pathlib import Path
 
+from comparison.browser import browser, is_installed
 from comparison.folders import in_own_folder
 from comparison.processes import Program, Worker, wait_until
 from comparison.runner import running_server
 from shop.ledger import read_ledger
 
-WINDOW = "1400,900"
+WINDOW = (1400, 760)
 # Enough for the next one to be some time away: the picture says when.
 ATTEMPTS, PATIENCE_SECONDS = 7, 120.0
-LOAD_MILLISECONDS = 15_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def take_picture(directory: Path, target: Path) -> bool:
-    """Let an order wait, open what it waits for in headless Chromium, and write a PNG file.
+    """Let an order wait, open what it waits for in a browser, and write a PNG file.
 
     Returns:
-        Whether the picture was taken; if not, the browser's message is printed.
+        Whether there is a browser to take it with.
     """
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        print("no chromium or google-chrome on PATH")
+    if not is_installed():
+        print("install chromium and chromedriver (Debian: chromium, chromium-driver)", file=sys.stderr)
         return False
     async with running_server(directory / "server") as server:
         data = directory / "shop"
@@ -44,25 +43,17 @@ async def take_picture(directory: Path, target: Path) -> bool:
         await worker.start()
         await Program(directory / "starter", server.settings(), "run_workflow.py", "--no-wait").run()
         await wait_until(lambda: _times_tried(data) >= ATTEMPTS, "the order waits", PATIENCE_SECONDS)
-        handle = (await server.client()).get_workflow_handle("order-1001")
-        run_id = (await handle.describe()).run_id
-        process = await asyncio.create_subprocess_exec(
-            browser,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            f"--user-data-dir={directory / 'browser'}",
-            f"--window-size={WINDOW}",
-            f"--virtual-time-budget={LOAD_MILLISECONDS}",
-            f"--screenshot={target.resolve()}",
-            f"{server.ui}/namespaces/default/workflows/order-1001/{run_id}/pending-activities",
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, message = await process.communicate()
+        run = (await (await server.client()).get_workflow_handle("order-1001").describe()).run_id
+        page = f"{server.ui}/namespaces/default/workflows/order-1001/{run}/pending-activities"
+        await asyncio.to_thread(_photograph, directory, page, target)
         await worker.stop()
-    if process.returncode != 0 or not target.is_file():
-        print(message.decode(errors="replace"))
-        return False
     return True
+
+
+def _photograph(directory: Path, page: str, target: Path) -> None:
+    with browser(directory, *WINDOW) as window:
+        window.open(page, "update_inventory", "unavailable")
+        window.save_picture(target)
 
 
 def _times_tried(data: Path) -> int:

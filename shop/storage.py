@@ -75,8 +75,8 @@ class Database:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise ServiceUnavailable(f"the database answers: {error}") from error
+        except (sqlite3.Error, MemoryError) as error:  # SQLite out of memory is no sqlite3.Error.
+            raise ServiceUnavailable(f"the database answers: {str(error) or 'out of memory'}") from error
         finally:
             self._one_thread.release()
 

@@ -21,7 +21,7 @@ class Results:
         """Start without any outcome."""
         self.outcomes: list[Outcome] = []
         self._problem: str | None = None
-        self._one_line = threading.Lock()
+        self._one_line = threading.Condition()
 
     def print(self, outcome: Outcome) -> None:
         """Print the line of one order. A reader that has left (`| head`) is no problem."""
@@ -34,8 +34,14 @@ class Results:
             except BrokenPipeError:
                 _discard_output()
             except OSError as error:
-                self._problem = error.strerror
+                self._problem = error.strerror or str(error)
                 _discard_output()
+            self._one_line.notify_all()
+
+    def wait_for(self, number: int) -> None:
+        """Wait until so many orders have their line."""
+        with self._one_line:
+            self._one_line.wait_for(lambda: len(self.outcomes) >= number)
 
     def exit_status(self, program: str) -> int:
         """Return 0 if nobody has to look after any order and all lines were written, else 1."""

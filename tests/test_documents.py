@@ -1,0 +1,243 @@
+"""Keeps README and docs true: pastes their commands, compares what they print, follows their links.
+
+`python tests/test_documents.py` writes what the commands print now into the pages, and draws the picture again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from comparison.processes import ROOT, clean_environment, free_port, wait_until
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PICTURE = ROOT / "docs" / "killed-after-charge.svg"
+SERVICES = ("python run_server.py", "python run_worker.py")
+TIMEOUT_SECONDS = 110
+MAX_README_LINES, MAX_README_WORDS = 150, 1_300
+
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a command prints as Markdown, between two comments.
+INCLUDED = re.compile(r"<!-- (python [^>]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+SYMBOL_LINK = re.compile(r"\[`(\w+)`\]\(([\w./-]+\.py)\)")
+FILE_LINK = re.compile(r"\]\((?!https?:|#)([\w./-]+)(#[\w-]+)?\)")
+
+# What differs from run to run, and from machine to machine.
+VARIABLE = (
+    (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[,.]?\d*Z?"), "DATE"),
+    (re.compile(r"\b\d\d:\d\d:\d\d\.\d{3}\b"), "TIME"),
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"), "RUN"),
+    (re.compile(r"(localhost|127\.0\.0\.1):\d+"), "HOST"),
+    (re.compile(r"for the shop in \S+"), "for the shop in DATA"),
+    (re.compile(r"\b\d+ (second|minute)s? ago"), "AGO"),
+    (re.compile(r" +\d+(\.\d+)?( ms|/s| s)?(?=$| |\.)", re.MULTILINE), " N"),
+)
+
+
+def normalized(output: str) -> str:
+    """Return output without what may differ."""
+    for pattern, name in VARIABLE:
+        output = pattern.sub(name, output)
+    return output.strip()
+
+
+class Terminals:
+    """A copy of the repository in which commands are pasted: services in the background, on ports of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        copy_tree(directory)
+        self.directory = directory
+        self.port = free_port()
+        programs = directory / ".programs"
+        programs.mkdir()
+        (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (programs / "python").chmod(0o755)
+        (programs / "temporal").symlink_to(Path(sys.executable).parent / "temporal")
+        self.environment = clean_environment(
+            TEMPORAL_ADDRESS=f"127.0.0.1:{self.port}", PATH=f"{programs}:{os.environ['PATH']}"
+        )
+        self.services: dict[str, subprocess.Popen[bytes]] = {}
+
+    async def paste(self, command: str) -> str:
+        """Run one command and return what it prints; of a service, what it prints until it is up."""
+        if command.startswith(SERVICES):
+            return await self._start(command)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command,
+            shell=True,
+            executable="/bin/bash",  # says `Killed`
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        killed = "Killed\n" if done.returncode == -9 else ""
+        return done.stdout.replace(f"{self.directory}/", "") + killed
+
+    async def _start(self, command: str) -> str:
+        program = command.split()[1]
+        await self._stop(program)
+        if program == "run_server.py":
+            command += f" --port {self.port}"
+        log = self.directory / f"{program}.log"
+        with log.open("wb") as output:
+            # exec: a signal has to reach the program, not a shell before it.
+            self.services[program] = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        ready = {"run_server.py": "Temporal UI:", "run_worker.py": "watch it at"}[program]
+        await wait_until(lambda: ready in log.read_text(), f"{command} is up")
+        lines = [line for line in log.read_text().splitlines(keepends=True) if "INFO" in line]
+        return "".join(lines).replace(f"{self.directory}/", "")
+
+    async def _stop(self, program: str) -> None:
+        service = self.services.pop(program, None)
+        if service:
+            if "crash" not in str(service.args):
+                service.terminate()
+            await asyncio.to_thread(service.wait, 30)
+
+    async def close(self) -> None:
+        """Stop what runs in the background."""
+        for program in ("run_worker.py", "run_server.py"):
+            await self._stop(program)
+
+
+def copy_tree(directory: Path) -> None:
+    """Copy what belongs to the repository."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in files:
+        if (ROOT / name).is_file():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, directory / name)
+
+
+async def pasted(text: str, directory: Path) -> str:
+    """Return `text` with every console block as it is when its commands are pasted in order."""
+    terminals = Terminals(directory)
+    try:
+        await terminals.paste("python run_server.py")
+        blocks = []
+        for block in CONSOLE.findall(text):
+            commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
+            blocks.append("".join([f"$ {command}\n{await terminals.paste(command)}" for command in commands]))
+            blocks[-1] = blocks[-1].replace(f"127.0.0.1:{terminals.port + 1000}", "localhost:8233")
+    finally:
+        await terminals.close()
+    remaining = iter(blocks)
+    return CONSOLE.sub(lambda match: f"```console\n{next(remaining)}```", text)
+
+
+def printed_by(command: str) -> str:
+    """Return what a command prints on standard output; it has to end well."""
+    return subprocess.run(
+        [sys.executable, *command.split()[1:]],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=True,
+    ).stdout
+
+
+def texts_of(picture: Path) -> list[str]:
+    """Return the texts of an SVG file, without their figures and in no order: moments may change places."""
+    return sorted(re.sub(r"[\d.]+$", "N", text) for text in re.findall(r"<text[^>]*>([^<]*)<", picture.read_text()))
+
+
+@pytest.mark.timeout(290)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if CONSOLE.search(page.read_text())], ids=lambda page: page.name
+)
+async def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+
+    now = await pasted(text, tmp_path)
+
+    assert [normalized(block) for block in CONSOLE.findall(now)] == [
+        normalized(block) for block in CONSOLE.findall(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [pair for page in PAGES for pair in INCLUDED.findall(page.read_text())],
+    ids=lambda text: text[:40],
+)
+def test_what_is_included_is_what_the_command_prints(command: str, shown: str) -> None:
+    assert normalized(printed_by(command)) == normalized(shown)
+
+
+def test_the_picture_shows_what_happens_now(tmp_path: Path) -> None:
+    printed_by(f"python -m comparison killed-after-charge --svg {tmp_path / 'now.svg'}")
+
+    assert texts_of(tmp_path / "now.svg") == texts_of(PICTURE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_symbol_names_one_that_the_file_defines(page: Path) -> None:
+    for symbol, path in SYMBOL_LINK.findall(page.read_text()):
+        source = (page.parent / path).read_text()
+
+        assert re.search(rf"^\s*(async )?(def|class) {symbol}\b|^{symbol}\b.* = ", source, re.MULTILINE), symbol
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_heading_that_is_linked_is_there(page: Path) -> None:
+    for path, anchor in FILE_LINK.findall(page.read_text()):
+        assert (page.parent / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (page.parent / path).read_text(), re.MULTILINE)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    text = (ROOT / "README.md").read_text()
+
+    assert len(text.splitlines()) <= MAX_README_LINES
+    assert len(text.split()) <= MAX_README_WORDS
+
+
+def test_every_block_is_pasted_or_of_a_known_kind() -> None:
+    kinds = {kind for page in PAGES for kind in re.findall(r"^```(\w+)", page.read_text(), re.MULTILINE)}
+
+    # `sh` are commands that stay in the foreground or install; CI runs them. `diff` is applied by test_contributing.
+    assert kinds <= {"console", "sh", "mermaid", "python", "diff", "text"}
+
+
+async def _update(directory: Path) -> None:
+    pages = [ROOT / name for name in sys.argv[1:]] or PAGES
+    for page in pages:
+        text = page.read_text()
+        if CONSOLE.search(text):
+            (directory / page.name).mkdir()
+            text = await pasted(text, directory / page.name)
+        text = INCLUDED.sub(lambda match: f"<!-- {match[1]} -->\n{printed_by(match[1])}<!-- end -->", text)
+        page.write_text(text)
+    if not sys.argv[1:]:
+        printed_by(f"python -m comparison killed-after-charge --svg {PICTURE}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        asyncio.run(_update(Path(temporary)))

@@ -1,17 +1,20 @@
-"""The comparison as a command. That all its cells are as expected is held by test_readme.py, which runs all of it."""
+"""The comparison as a command. That all cells are as expected is held by test_documents.py, which runs all of them."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comparison.processes import ROOT, Server, clean_environment
-from comparison.runner import run_scenario
+from comparison.runner import Row, run_scenarios
 from comparison.scenarios import SCENARIOS, Scenario
 from shop.faults import STEPS, parse_faults
 
@@ -29,17 +32,26 @@ def run_comparison(*arguments: str, **settings: str) -> subprocess.CompletedProc
     )
 
 
-def test_json_has_a_cell_for_each_version_and_the_picture_is_drawn(tmp_path: Path) -> None:
-    picture = tmp_path / "table.svg"
-
-    done = run_comparison("declined", "killed-before-charge", "--json", f"--picture={picture}")
+def test_json_has_a_cell_for_each_version() -> None:
+    done = run_comparison("declined", "killed-before-charge", "--json")
 
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert done.returncode == 0
     assert rows["declined"]["script_rerun"] is None
-    assert rows["killed-before-charge"]["script"]["endings"] == ["forgotten, nothing held"]
-    assert rows["killed-before-charge"]["temporal"]["attempts"] == 5
-    assert picture.read_text().startswith("<svg")
+    assert rows["killed-before-charge"]["script"]["endings"] == ["abandoned, nothing held"]
+    assert len(rows["killed-before-charge"]["temporal"]["attempts"]) == 5
+
+
+def test_one_scenario_prints_both_versions_on_one_time_axis_and_draws_them(tmp_path: Path) -> None:
+    picture = tmp_path / "timeline.svg"
+
+    printed = run_comparison("declined")
+    drawn = run_comparison("declined", f"--svg={picture}")
+
+    assert (printed.returncode, drawn.returncode, drawn.stdout) == (0, 0, "")
+    for text in ("order_processor.py starts", "run_workflow.py starts", "process_payment: PaymentDeclined"):
+        assert text in printed.stdout
+        assert text in picture.read_text()
 
 
 def test_settings_of_the_caller_are_ignored(tmp_path: Path) -> None:
@@ -52,7 +64,15 @@ def test_settings_of_the_caller_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("no-such-row",), ("soak", "--orders", "0"), ("bench", "--orders", "x"), ("--json", "--markdown")]
+    "arguments",
+    [
+        ("no-such-row",),
+        ("soak", "--orders", "0"),
+        ("soak", "--seed", "-1"),
+        ("bench", "--orders", "x"),
+        ("--json", "--markdown"),
+        ("--svg", "x.svg"),
+    ],
 )
 def test_bad_usage_exits_2(arguments: tuple[str, ...]) -> None:
     done = run_comparison(*arguments)
@@ -61,10 +81,15 @@ def test_bad_usage_exits_2(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
+async def run_one(scenario: Scenario, directory: Path, server: Server) -> Row:
+    (row,) = await run_scenarios([scenario], directory, server)
+    return row
+
+
 async def test_a_cell_that_differs_from_what_is_expected_is_noticed(server: Server, tmp_path: Path) -> None:
     wrong = replace(BY_NAME["declined"], name="declined-wrong", temporal=BY_NAME["all-well"].temporal)
 
-    row = await run_scenario(wrong, tmp_path, server)
+    row = await run_one(wrong, tmp_path, server)
 
     assert not row.is_as_expected
     assert row.script.endings == wrong.script
@@ -73,7 +98,7 @@ async def test_a_cell_that_differs_from_what_is_expected_is_noticed(server: Serv
 async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp_path: Path) -> None:
     idle = replace(BY_NAME["declined"], name="declined-idle", faults="send_confirmation:unavailable")
 
-    row = await run_scenario(idle, tmp_path, server)
+    row = await run_one(idle, tmp_path, server)
 
     assert (row.script.endings, row.temporal.endings) == (idle.script, idle.temporal)
     assert not row.is_as_expected
@@ -92,10 +117,41 @@ def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
 
 
 @pytest.mark.timeout(290)
-def test_a_small_soak_has_no_violation() -> None:
-    done = run_comparison("soak", "--orders", "200", "--kills", "30", "--seed", "3")
+@pytest.mark.parametrize("version", ["script", "temporal"])
+def test_a_small_soak_has_no_violation(version: str) -> None:
+    done = run_comparison("soak", f"--version={version}", "--orders", "80", "--kills", "10", "--seed", "3")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "kills: 30 " in done.stdout
-    assert "violations: 0 in 200 orders" in done.stdout
+    assert " 10 from outside" in done.stdout
+    assert "violations: 0 in " in done.stdout
     assert "planted violations that the audit missed: none" in done.stdout
+
+
+def test_a_soak_of_one_order_without_a_kill_ends() -> None:
+    done = run_comparison("soak", "--version", "script", "--orders", "1", "--kills", "0")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "comparison"],
+        cwd=ROOT,
+        env=clean_environment(TMPDIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(tmp_path.glob("comparison-*/*/temporal/worker.err")):
+        assert running.poll() is None
+        time.sleep(0.05)
+
+    # As a terminal does: to the whole group.
+    os.killpg(running.pid, signal.SIGINT)
+    output, errors = running.communicate(timeout=60)
+
+    assert (running.returncode, output, len(errors.splitlines())) == (130, "", 1), errors
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)

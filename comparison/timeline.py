@@ -33,9 +33,9 @@ class Moment:
 def moments_of(row: Row) -> list[Moment]:
     """Return what happened in both versions, by time."""
     script, temporal = list(_moments(row.script, "script")), list(_moments(row.temporal, "Temporal"))
-    last = max(moment.seconds for moment in temporal)
-    if row.script.lost_orders:
-        script.append(Moment(last, "script", "nobody goes on with it", "bad"))
+    last = max(moment.seconds for moment in script + temporal)
+    for cell, version, moments in ((row.script, "script", script), (row.temporal, "Temporal", temporal)):
+        moments.append(Moment(last, version, _end_of(cell), "bad" if cell.lost_orders else "good"))
     return sorted(script + temporal, key=lambda moment: moment.seconds)
 
 
@@ -67,10 +67,17 @@ def draw_timeline(row: Row, path: Path) -> None:
     )
 
 
+def _end_of(cell: Cell) -> str:
+    ends = "; ".join(ending.value for ending in cell.endings)
+    if cell.keeps_trying:
+        return f"{ends}, and still trying"
+    return f"{ends}: nobody goes on" if cell.lost_orders else ends
+
+
 def _moments(cell: Cell, version: str) -> Iterator[Moment]:
     submitted = min(entry.at for entry in cell.log if "run_worker" not in entry.what)
     for entry in cell.log:
-        if entry.at >= submitted:
+        if entry.at >= submitted and not ("run_worker" in entry.what and entry.status == 0):
             yield Moment(entry.at - submitted, version, entry.what, "bad" if entry.status == -9 else "dim")
     for attempt in cell.attempts:
         seconds = datetime.fromisoformat(attempt.at).timestamp() - submitted

@@ -1,0 +1,130 @@
+"""Carries CONTRIBUTING.md out on a copy of the repository: the walk leads where it says, and a missing part is named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_documents import copy_tree
+
+from comparison.processes import ROOT, Server, clean_environment
+
+DIFF = re.compile(r"^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STEP, FAULT, SCENARIO = slice(0, 4), slice(4, 5), slice(5, 6)
+TIMEOUT_SECONDS = 110
+
+
+def apply(directory: Path, part: slice) -> None:
+    for diff in DIFF.findall((ROOT / "CONTRIBUTING.md").read_text())[part]:
+        subprocess.run(["patch", "-p1", "--no-backup-if-mismatch"], cwd=directory, input=diff, text=True, check=True)
+
+
+def run(directory: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    copy_tree(tmp_path)
+    return tmp_path
+
+
+def steps_in(directory: Path) -> list[str]:
+    printed = run(directory, "-m", "shop", "ledger").stdout
+    return re.findall(r"^  [\d:.]+  (\w+) +attempt", printed, re.MULTILINE)
+
+
+NEW_STEPS = ["validate_inventory", "process_payment", "wrap_gift", "update_inventory", "send_confirmation"]
+
+
+async def test_a_new_step_is_taken_by_both_versions_and_its_undo_when_the_order_ends(
+    copy: Path, server: Server
+) -> None:
+    apply(copy, STEP)
+    await server.add_namespace("contributing")
+    settings = server.settings("contributing")
+    ended = copy / "ended.jsonl"
+    ended.write_text((copy / "examples" / "order.jsonl").read_text())
+
+    script = run(copy, "order_processor.py")
+    of_the_script = steps_in(copy)
+    run(copy, "-m", "shop", "reset", "--yes")
+    faults = "--faults=update_inventory:crash_before"
+    undone = run(copy, "order_processor.py", "--faults=wrap_gift:unavailable*inf", str(ended))
+    worker = subprocess.Popen(
+        [sys.executable, "run_worker.py", faults], cwd=copy, env=settings, stderr=subprocess.DEVNULL
+    )
+    worker.wait(1) if worker.poll() else None
+    try:
+        started = run(copy, "run_workflow.py", "--no-wait", **settings)
+        worker.wait(60)
+        worker = subprocess.Popen([sys.executable, "run_worker.py"], cwd=copy, env=settings, stderr=subprocess.DEVNULL)
+        workflow = run(copy, "run_workflow.py", **settings)
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+    assert (script.returncode, of_the_script) == (0, NEW_STEPS)
+    assert (undone.returncode, undone.stdout.split("\t")[1]) == (1, "failed")
+    assert (started.returncode, workflow.returncode, workflow.stdout.split("\t")[1]) == (0, 0, "completed")
+    assert [step for step in steps_in(copy) if step == "unwrap_gift"] == ["unwrap_gift"]
+    assert [step for step in steps_in(copy) if step == "wrap_gift"] == ["wrap_gift"] * 4
+
+
+@pytest.mark.parametrize(
+    ("file", "forgotten", "sentence"),
+    [
+        ("shop/faults.py", '    "wrap_gift",\n', "incompatible type \"Literal['wrap_gift']\""),
+        ("activities.py", "def wrap_gift", '"type[OrderActivities]" has no attribute "wrap_gift"'),
+        ("shop/inventory.py", "def wrap_gift", '"Inventory" has no attribute "wrap_gift"'),
+    ],
+)
+def test_a_step_that_is_missing_somewhere_fails_the_check_with_a_sentence(
+    file: str, forgotten: str, sentence: str, copy: Path
+) -> None:
+    apply(copy, STEP)
+    text = (copy / file).read_text()
+    assert forgotten in text
+    (copy / file).write_text(text.replace(forgotten, "def other" if "def" in forgotten else ""))
+
+    checked = run(copy, "-m", "mypy", "shop", "activities.py", "workflows.py", "order_processor.py")
+
+    assert checked.returncode == 1
+    assert sentence in checked.stdout
+
+
+def test_the_replay_finds_a_new_step(copy: Path) -> None:
+    apply(copy, STEP)
+
+    replayed = run(copy, "-m", "pytest", "-n", "0", "-k", "kept_history and replays", "tests/test_deploys.py")
+
+    assert replayed.returncode == 1
+    assert "Nondeterminism error" in replayed.stdout
+
+
+def test_a_new_fault_strikes(copy: Path) -> None:
+    apply(copy, FAULT)
+
+    script = run(copy, "order_processor.py", "--faults=process_payment:overloaded")
+
+    assert script.returncode == 0
+    assert "attempt 1 failed: too many requests" in script.stderr
+
+
+def test_a_new_scenario_is_run_by_its_name(copy: Path) -> None:
+    apply(copy, SCENARIO)
+
+    compared = run(copy, "-m", "comparison", "mail-down-once")
+
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.count("send_confirmation: ServiceUnavailable") == 2

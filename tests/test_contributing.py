@@ -1,4 +1,4 @@
-"""Carries CONTRIBUTING.md out on a copy of the repository: the walk leads where it says, and a missing part is named."""
+"""Carries CONTRIBUTING.md out on a copy: the walk leads where it says, and what is forgotten is named."""
 
 from __future__ import annotations
 
@@ -64,7 +64,6 @@ async def test_a_new_step_is_taken_by_both_versions_and_its_undo_when_the_order_
     worker = subprocess.Popen(
         [sys.executable, "run_worker.py", faults], cwd=copy, env=settings, stderr=subprocess.DEVNULL
     )
-    worker.wait(1) if worker.poll() else None
     try:
         started = run(copy, "run_workflow.py", "--no-wait", **settings)
         worker.wait(60)

@@ -175,7 +175,10 @@ async def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Asy
     stage = await make_stage(server, tmp_path_factory.mktemp("status"))
     orders = {
         "completed": (make_order("completed"), "txn_"),
-        "unsent": (make_order("unsent", customer_id="nobody"), "no confirmation is known to have been sent: UnknownCustomer"),
+        "unsent": (
+            make_order("unsent", customer_id="nobody"),
+            "no confirmation is known to have been sent: UnknownCustomer",
+        ),
         "rejected": (make_order("rejected", payment_token="tok_chargeDeclined"), "PaymentDeclined: the bank declined"),
         "failed": (make_order("failed"), "ServiceUnavailable: the service is unavailable"),
         "cancelled": (make_order("cancelled"), "cancelled"),

@@ -66,8 +66,10 @@ async def serve(shop: Shop) -> int:
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
     )
     running, watching = asyncio.create_task(worker.run()), asyncio.create_task(watch(client))
-    logger.info("serving task queue %s for the shop in %s", TASK_QUEUE, shop.directory.resolve())
-    logger.info("watch it at %s", ui_link(client, "workflows"))
+    where = shop.directory.resolve()
+    logger.info(
+        "serving task queue %s for the shop in %s; watch it at %s", TASK_QUEUE, where, ui_link(client, "workflows")
+    )
     await asyncio.wait([running, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
     if running.done():

@@ -64,8 +64,9 @@ async def run_batch(
     if not reporting.done():
         # The line that waits for the reader holds the lock of the stream: whoever flushes that would wait, too.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
-    counts = Counter(outcome.status.value for outcome in results.outcomes)
-    logger.info("outcomes: %s", ", ".join(f"{number} {status}" for status, number in counts.items()))
+    if len(orders) > 1:
+        counts = Counter(outcome.status.value for outcome in results.outcomes)
+        logger.info("outcomes: %s", ", ".join(f"{number} {status}" for status, number in counts.items()))
     return results if reporting.done() else None
 
 

@@ -1,6 +1,6 @@
 """Keeps README and docs true: pastes their commands, compares what they print, follows their links.
 
-`python tests/test_documents.py` writes what the commands print now into the pages, and draws the picture again.
+`python -m tests.test_documents` writes what the commands print now into the pages, and draws the picture again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VARIABLE = (
     (re.compile(r"\b\d\d:\d\d:\d\d\.\d{3}\b"), "TIME"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"), "RUN"),
     (re.compile(r"(localhost|127\.0\.0\.1):\d+"), "HOST"),
-    (re.compile(r"for the shop in \S+"), "for the shop in DATA"),
+    (re.compile(r"for the shop in [^;]+"), "for the shop in DATA"),
     (re.compile(r"\b\d+ (second|minute)s? ago"), "AGO"),
     (re.compile(r" +\d+(\.\d+)?( ms|/s| s)?(?=$| |\.)", re.MULTILINE), " N"),
 )

@@ -21,8 +21,8 @@ async def test_the_link_that_the_starter_prints_shows_the_order_and_its_steps(st
 
     def look() -> tuple[str, str]:
         with browser(tmp_path, 1400, 1250) as window:
-            known = window.open(link, "Completed", "process_payment", "charge 43.90 USD", "mail customer ada")
-            return known, window.open(f"{link}-never-placed", "this Workflow")
+            known = window.open(link, "COMPLETED", "process_payment", "charge 43.90 USD", "mail customer ada")
+            return known, window.open(f"{link}-never-placed", "Error: 404")
 
     known, unknown = await asyncio.to_thread(look)
 

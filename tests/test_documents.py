@@ -84,7 +84,8 @@ class Terminals:
             timeout=TIMEOUT_SECONDS,
         )
         killed = "Killed\n" if done.returncode == -9 else ""
-        return done.stdout.replace(f"{self.directory}/", "") + killed
+        shown = re.sub(r"^/bin/bash: line 1: +\d+ Killed.*$", "Killed", done.stdout, flags=re.MULTILINE)
+        return shown.replace(f"{self.directory}/", "") + killed
 
     async def _start(self, command: str) -> str:
         program = command.split()[1]

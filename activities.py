@@ -76,12 +76,12 @@ class OrderActivities:
 
     @step
     def void_charge(self, order: Order) -> str | None:
-        """See to it that the order is never charged; if it was, return the transaction id."""
+        """Void the charge; return the transaction id if the order was charged before."""
         return self.shop.payments.void_charge(order)
 
     @step
     def void_sale(self, order: Order) -> bool:
-        """See to it that the order never takes its stock; return whether it has."""
+        """Void the sale; return whether the stock was taken before."""
         return self.shop.inventory.void_sale(order)
 
     @step

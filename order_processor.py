@@ -138,7 +138,7 @@ def retry(call: Callable[[Order], T], order: Order) -> T:
 
 
 def retry_or_alarm(call: Callable[[Order], T], order: Order) -> T:
-    """Do the same for a call that an order must not be left without; if it fails, a person has to see to it.
+    """Retry a call that the order cannot end without. If it fails, a person must act.
 
     Raises:
         HalfDone: to run the order again resumes it.

@@ -23,7 +23,7 @@ from temporalio.worker import Worker
 from activities import activities_of
 from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute, ui_link
-from plumbing.process import leave_with, log_to_stderr, run_loop
+from plumbing.process import log_to_stderr, run_and_exit, run_loop
 from plumbing.watch import identity_of_worker, warn_of_other_shops, watch
 from shop.errors import TransientError
 from shop.options import add_shop_arguments, read_shop_options
@@ -100,4 +100,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave_with("run_worker", main)
+    run_and_exit("run_worker", main)

@@ -25,7 +25,7 @@ from temporalio.service import RPCError
 
 from plumbing.batch import run_batch
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, ui_link
-from plumbing.process import leave_with, log_to_stderr, run_loop
+from plumbing.process import log_to_stderr, run_and_exit, run_loop
 from plumbing.watch import is_retryable, warn_if_nobody_listens, watch
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
@@ -45,7 +45,7 @@ class OrderIdTaken(Exception):
     """Another order with this id runs or ran."""
 
 
-async def run_order(client: Client, order: Order, *, waits: bool) -> Outcome:
+async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
     """Start one order, or attach to it, and wait for its end; also through a restart of the server."""
     is_announced = False
     while True:
@@ -55,7 +55,7 @@ async def run_order(client: Client, order: Order, *, waits: bool) -> Outcome:
                 how = "attached to" if status else "started"
                 logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{handle.id}"))
                 is_announced = True
-            if not waits and status in (None, WorkflowExecutionStatus.RUNNING):
+            if not wait and status in (None, WorkflowExecutionStatus.RUNNING):
                 return Outcome(order.order_id, Status.STARTED, handle.id)
             outcome = await wait_for_outcome(client, handle, order)
             if outcome:
@@ -142,7 +142,7 @@ async def wait_for_outcome(
     return Outcome(order.order_id, Status.UNKNOWN, f"{cause}; {advice}")
 
 
-async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> int:
+async def run_orders(orders: list[Order], concurrency: int, *, wait: bool) -> int:
     """Run all orders, and return the exit status.
 
     Raises:
@@ -151,7 +151,7 @@ async def run_orders(orders: list[Order], concurrency: int, *, waits: bool) -> i
     client = await connect(os.environ)
     watching = asyncio.create_task(watch(client))
     await warn_if_nobody_listens(client)
-    results = await run_batch(orders, concurrency, functools.partial(run_order, client, waits=waits))
+    results = await run_batch(orders, concurrency, functools.partial(run_order, client, wait=wait))
     watching.cancel()
     for status in sorted({outcome.status for outcome in results.outcomes} & LISTED) if results else ():
         query = quote(f'{ORDER_STATUS.name}="{status.value}"')
@@ -175,11 +175,11 @@ def main() -> int:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 2
     try:
-        return run_loop(run_orders(orders, arguments.concurrency, waits=not arguments.no_wait))
+        return run_loop(run_orders(orders, arguments.concurrency, wait=not arguments.no_wait))
     except NoConnection as error:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    leave_with("run_workflow", main)
+    run_and_exit("run_workflow", main)

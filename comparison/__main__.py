@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from comparison import audit_command, bench, compare, keys, picture, soak
-from plumbing.process import leave_with
+from plumbing.process import run_and_exit
 
 # Each has `add_arguments(parser)` and `run(arguments)`, which returns the exit status. The first goes without saying.
 COMMANDS = {
@@ -42,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave_with("comparison", main)
+    run_and_exit("comparison", main)

@@ -12,9 +12,8 @@ from comparison.scenarios import SCENARIOS
 
 NAMES = ("killed-after-charge", "reply-lost")
 LESSON = """\
-With keys, one charge; without, two, in both versions. A time-out or a crash leaves the outcome unknown. Whoever tries
-again, a hand-written loop or Temporal, does so safely only if the service recognises the repeat. Temporal sees to it
-that the step is tried until it is known to have happened; that it took effect once is the key's doing."""
+With keys, one charge. Without, two, in both versions. After a time-out or a crash nobody knows whether the charge was
+made. Trying again, by a loop or by Temporal, is safe only if the service recognises the repeat by its key."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

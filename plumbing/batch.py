@@ -62,7 +62,7 @@ async def run_batch(
             task.cancel()
         await asyncio.wait([reporting], timeout=LAST_WORDS_SECONDS)
     if not reporting.done():
-        # The line that waits for the reader holds the lock of the stream: whoever flushes that would wait, too.
+        # The line that waits for the reader holds the lock of the stream: a flush of that stream would wait, too.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
     if len(orders) > 1:
         counts = Counter(outcome.status.value for outcome in results.outcomes)

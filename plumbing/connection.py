@@ -75,7 +75,7 @@ async def connect(environment: Mapping[str, str], identity: str | None = None) -
 
 
 async def register_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:
-    """See to it that the server knows a Keyword: a workflow that sets an unknown attribute hangs.
+    """Register a Keyword if the server lacks it: a workflow that sets an unknown attribute hangs.
 
     Raises:
         NoConnection: if it does not, and may not be told from here.

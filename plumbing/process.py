@@ -41,7 +41,7 @@ def run_loop(work: Coroutine[None, None, int]) -> int:
     return loop.run_until_complete(work)
 
 
-def leave_with(name: str, main: Callable[[], int]) -> NoReturn:
+def run_and_exit(name: str, main: Callable[[], int]) -> NoReturn:
     """Run `main` and end the process with the status it returns, whatever threads are left.
 
     The SDK's native threads sometimes crash or hang at exit, see https://github.com/temporalio/sdk-python/issues/300,

@@ -1,4 +1,4 @@
-"""Faults made to order: the same for every version and process, because the shop's attempt numbers decide.
+"""Injected faults: the same for every version and process, because the shop's attempt numbers decide.
 
 A plan is written as `process_payment:unavailable*2,send_confirmation:lost_reply` or `random(0.1,7)`.
 """

@@ -88,7 +88,7 @@ class Inventory:
                 connection.execute("INSERT INTO sale_items VALUES (?, ?, ?)", (key, item.sku, item.quantity))
 
     def void_sale(self, order: Order) -> bool:
-        """See to it that the order never takes its stock, unless it has. Safe to repeat.
+        """Make sure that the order never takes its stock, unless it has already. Safe to repeat.
 
         Returns:
             Whether the stock is taken: then it is too late to end the order.
@@ -104,7 +104,7 @@ class Inventory:
             return bool(sales) and not _is_restored(sales)
 
     def restore_inventory(self, order_id: str) -> None:
-        """Put back what an order took; if it took nothing, see to it that it never will. Safe to repeat.
+        """Put back what an order took; if it took nothing, make sure that it never does. Safe to repeat.
 
         For `python -m shop settle` alone: neither version puts anything back, because a taken stock is the point of no
         return.

@@ -68,7 +68,7 @@ class Notifications:
             _record(connection, order, order.order_id, sent=False)
 
     def void_confirmation(self, order_id: str) -> None:
-        """See to it that an order is never confirmed. Safe to repeat. For `python -m shop settle` alone.
+        """Make sure that an order is never confirmed. Safe to repeat. For `python -m shop settle` alone.
 
         Raises:
             AlreadyConfirmed: if it was, or if it was noted that it could not be; nothing has changed then.

@@ -63,7 +63,7 @@ class Payments:
             return transaction_id
 
     def void_charge(self, order: Order) -> str | None:
-        """See to it that the order is never charged, unless it was. Safe to repeat.
+        """Make sure that the order is never charged, unless it was already. Safe to repeat.
 
         Returns:
             The transaction id if it was charged, refunded or not: then the inventory decides how the order ends.

@@ -197,6 +197,6 @@ async def test_a_good_order_is_taken_by_the_worker_that_refused_the_others(stage
     bad = await start(stage, [BROKEN], "OrderWorkflow", "order-bad")
     await assert_refused(stage, bad, "InvalidOrder", UNDECODABLE)
 
-    outcome = await run_order(stage.client, make_order(), waits=True)
+    outcome = await run_order(stage.client, make_order(), wait=True)
 
     assert outcome.status == Status.COMPLETED

@@ -681,7 +681,7 @@ class Play:
 
     def run_workflows(self, pairs: list[Pair]) -> dict[str, asyncio.Task[str]]:
         async def run(order: Order) -> str:
-            return (await run_order(self.stage.client, order, waits=True)).status.value
+            return (await run_order(self.stage.client, order, wait=True)).status.value
 
         return {pair.order_id: asyncio.create_task(run(pair.order)) for pair in pairs}
 

@@ -165,7 +165,7 @@ async def story(counter: Counter, waiting: Announcements, interruption: str, wor
     handle = await begin(counter, order, interruption, hold)
 
     def begin_starter() -> None:
-        starters.append(asyncio.create_task(run_order(counter.stage.client, order, waits=True)))
+        starters.append(asyncio.create_task(run_order(counter.stage.client, order, wait=True)))
 
     if interruption != "timed out":
         begin_starter()
@@ -255,7 +255,7 @@ async def test_a_completed_order_that_is_reset_completes_again_whatever_is_down(
     counter.plans[order.order_id] = parse_faults(faults)
 
     await reset_to(counter, handle, first_event)
-    again = await run_order(counter.stage.client, order, waits=True)
+    again = await run_order(counter.stage.client, order, wait=True)
 
     assert again == first
     assert first.status == Status.COMPLETED
@@ -277,10 +277,10 @@ async def test_a_delivered_order_that_the_server_forgot_is_completed_again_whate
 ) -> None:
     order = make_order(f"forgotten-{down}")
     counter.plans[order.order_id] = FaultPlan()
-    first = await run_order(counter.stage.client, order, waits=True)
+    first = await run_order(counter.stage.client, order, wait=True)
     counter.plans[order.order_id] = parse_faults(f"{down}:unavailable*4" if down else "")
 
-    again = await run_order(forgetful.client, order, waits=True)
+    again = await run_order(forgetful.client, order, wait=True)
 
     assert (first.status, again) == (Status.COMPLETED, first)
     assert down == "" or "ServiceUnavailable" in counter.attempts(order, down)
@@ -293,7 +293,7 @@ async def test_a_delivered_order_that_was_forgotten_waits_while_nobody_can_say_w
 ) -> None:
     order = make_order(f"waits-{down}")
     counter.plans[order.order_id] = FaultPlan()
-    await run_order(counter.stage.client, order, waits=True)
+    await run_order(counter.stage.client, order, wait=True)
     counter.plans[order.order_id] = parse_faults(f"{down}:unavailable*inf,void_charge:unavailable*inf")
 
     handle = await start(forgetful.client, order)
@@ -313,9 +313,9 @@ async def test_an_order_that_was_ended_and_forgotten_is_rejected_when_it_comes_a
 ) -> None:
     order = make_order("ended-and-forgotten")
     counter.plans[order.order_id] = parse_faults("process_payment:unavailable*3")
-    first = await run_order(counter.stage.client, order, waits=True)
+    first = await run_order(counter.stage.client, order, wait=True)
 
-    again = await run_order(forgetful.client, order, waits=True)
+    again = await run_order(forgetful.client, order, wait=True)
 
     assert (first.status, again.status) == (Status.FAILED, Status.REJECTED)
     assert "OrderVoided" in again.detail

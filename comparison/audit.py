@@ -30,15 +30,19 @@ from shop.errors import PermanentError, ReplyLost
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Void
 from shop.orders import Order, Outcome, Status
 from shop.storage import read_only
+from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS
 
 __all__ = ["WHOLE", "Account", "Catalogue", "Ending", "Violation", "accounts_of", "audit", "judge_files"]
 
 # Attempts that one run of an order may make, by the more patient policy of the two versions. The steps that are not
 # named here have no limit in the workflow.
-ATTEMPT_LIMITS = {"validate_inventory": 3, "process_payment": 3, "send_confirmation": 1440}
+ATTEMPT_LIMITS = {
+    "validate_inventory": FEW_ATTEMPTS.maximum_attempts,
+    "process_payment": FEW_ATTEMPTS.maximum_attempts,
+    "send_confirmation": CONFIRMATION_RETRIES.maximum_attempts,
+}
 # The steps that an order can fail in, and how many attempts use up each.
 DECISIVE_STEPS = ("validate_inventory", "process_payment", "update_inventory")
-FEW_ATTEMPTS = 3
 # Reasons for which an order may fail without an attempt that failed: no call reached the shop.
 UNLOGGED_FAILURES = ("TimeoutError", "NoThread")
 
@@ -225,7 +229,7 @@ def _objection(account: Account, status: Status) -> str:
     tried = [attempt for attempt in account.attempts if attempt.step in DECISIVE_STEPS]
     times = Counter(attempt.step for attempt in tried)
     failures = Counter(attempt.step for attempt in tried if _has_failed(attempt))
-    is_used_up = max(times.values(), default=0) >= FEW_ATTEMPTS
+    is_used_up = max(times.values(), default=0) >= FEW_ATTEMPTS.maximum_attempts
     was_refused = account.was_refused and _is_one_run(account)
     if status is Status.REJECTED and not account.refusals:
         return "nothing was refused"
@@ -233,7 +237,7 @@ def _objection(account: Account, status: Status) -> str:
         is_cut_short = failures or "started" in {attempt.outcome for attempt in tried}
         return "it was refused" if was_refused else "" if is_cut_short else "no step failed"
     if status is Status.CANCELLED and not account.closing and len(account.ended_as) == 1 and _is_one_run(account):
-        gave_up = max(failures["validate_inventory"], failures["process_payment"]) >= FEW_ATTEMPTS
+        gave_up = max(failures["validate_inventory"], failures["process_payment"]) >= FEW_ATTEMPTS.maximum_attempts
         return "it was refused" if was_refused else "a step had failed for good" if gave_up else ""
     return ""
 

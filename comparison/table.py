@@ -18,7 +18,7 @@ HEADINGS = ("what happens", "script", "script, run again", "Temporal")
 # Marked `ok`: the order is as the customer wants it, or holds nothing. The others wait for a person to find them.
 WORDS = {
     Ending.COMPLETE: "ok: completed",
-    Ending.COMPLETE_UNCONFIRMED: "ok: completed, no mail noted",
+    Ending.COMPLETE_UNCONFIRMED: "ok: completed, mail noted as unsent",
     Ending.REFUSED: "ok: refused",
     Ending.UNDONE: "ok: given up, nothing held",
     Ending.ABANDONED: "LOST: abandoned",
@@ -80,7 +80,7 @@ def summary(rows: Sequence[Row]) -> str:
     script = sum(row.script.lost_orders for row in rows)
     rerun = sum((row.script_rerun or row.script).lost_orders for row in rows)
     temporal = sum(row.temporal.lost_orders for row in rows)
-    return f"Orders lost: the script {script}, the script run again by somebody {rerun}, Temporal {temporal}."
+    return f"Orders lost: {script} by the script, {rerun} by the script run again, {temporal} by Temporal."
 
 
 def time_to_whole(rows: Sequence[Row]) -> str:
@@ -89,7 +89,7 @@ def time_to_whole(rows: Sequence[Row]) -> str:
     if not killed:
         return ""
     seconds = max(row.temporal.seconds for row in killed)
-    return f"After a kill an order is whole: script, when somebody runs it again; Temporal, within {seconds:.0f} s."
+    return f"A killed order is whole again: script, when somebody runs it again; Temporal, within {seconds:.0f} s."
 
 
 def _words(row: Row) -> list[str]:

@@ -344,7 +344,7 @@ def test_an_order_that_cannot_be_ended_is_unknown_and_critical_in_the_log_and_no
     assert (outcome.status, outcome.is_settled) == (Status.UNKNOWN, False)
     assert f"HalfDone: {call}: " in outcome.detail
     assert "run it again" in outcome.detail
-    assert tried(ledger, call) == ["ServiceUnavailable"] * 3
+    assert tried(ledger, call) == ["ServiceUnavailable"] * order_processor.MAXIMUM_ATTEMPTS
     assert [tried(ledger, step) for step in later] == [[]] * len(later)
     assert len(held_charges(ledger)) == 1
     [loud] = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
@@ -422,7 +422,7 @@ def test_a_charge_is_refunded_although_the_stock_cannot_be_written_any_more(data
 
     ledger = read_ledger(data)
     assert outcome.status is Status.FAILED
-    assert tried(ledger, "update_inventory") == ["ServiceUnavailable"] * 3
+    assert tried(ledger, "update_inventory") == ["ServiceUnavailable"] * order_processor.MAXIMUM_ATTEMPTS
     assert [charge.refunded for charge in ledger.charges] == [True]
     assert [void.step for void in ledger.voids] == ["void_sale"]
 
@@ -546,8 +546,11 @@ async def test_a_payment_that_outlives_its_time_outs_is_refused_when_it_comes_af
 
     assert outcome.status is Status.FAILED
     assert "AttemptTimedOut" in outcome.detail
-    assert (tried(voided, "process_payment"), tried(voided, "void_charge")) == (["started"] * 3, ["ok"])
-    assert tried(ledger, "process_payment") == ["OrderVoided"] * 3
+    assert (tried(voided, "process_payment"), tried(voided, "void_charge")) == (
+        ["started"] * order_processor.MAXIMUM_ATTEMPTS,
+        ["ok"],
+    )
+    assert tried(ledger, "process_payment") == ["OrderVoided"] * order_processor.MAXIMUM_ATTEMPTS
     assert ledger.charges == ()
 
 
@@ -559,7 +562,7 @@ async def test_an_update_that_outlives_its_time_outs_is_refused_when_it_comes_af
         ledger = read_ledger(shop.directory)
 
     assert outcome.status is Status.FAILED
-    assert tried(ledger, "update_inventory") == ["OrderVoided"] * 3
+    assert tried(ledger, "update_inventory") == ["OrderVoided"] * order_processor.MAXIMUM_ATTEMPTS
     assert (ledger.sales, held_charges(ledger)) == ((), [])
 
 

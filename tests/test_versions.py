@@ -12,6 +12,7 @@ from conftest import NORTHWIND, Stage, make_order, make_stage, write_orders
 
 from comparison.audit import audit
 from comparison.processes import Program, clean_environment
+from order_processor import MAXIMUM_ATTEMPTS
 from shop.catalogue import read_customers, read_products
 from shop.errors import OrderVoided
 from shop.ledger import Ledger
@@ -113,7 +114,7 @@ async def test_a_payment_service_that_is_down_for_good_fails_the_order_and_holds
     status, printed, ledger = await run(make_order(), faults="process_payment:unavailable*inf")
 
     assert (status, printed) == (1, {"1": "failed"})
-    assert tried(ledger, "process_payment") == ["ServiceUnavailable"] * 3
+    assert tried(ledger, "process_payment") == ["ServiceUnavailable"] * MAXIMUM_ATTEMPTS
     assert_nothing_held(ledger)
 
 
@@ -259,7 +260,7 @@ async def test_an_order_that_is_given_up_before_its_charge_is_never_charged(run:
     status, printed, ledger = await run(make_order(), faults="validate_inventory:unavailable*inf")
 
     assert (status, printed) == (1, {"1": "failed"})
-    assert tried(ledger, "validate_inventory") == ["ServiceUnavailable"] * 3
+    assert tried(ledger, "validate_inventory") == ["ServiceUnavailable"] * MAXIMUM_ATTEMPTS
     assert [void.step for void in ledger.voids] == ["void_charge"]
     with closing(Shop(stage.data)) as shop, pytest.raises(OrderVoided):
         shop.payments.process_payment(make_order())

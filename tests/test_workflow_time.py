@@ -43,7 +43,7 @@ from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import ORDER_STATUS, OrderWorkflow
+from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow
 
 TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 # Of real time: what is here to show is that hours of the server's time pass in it.
@@ -166,7 +166,10 @@ async def test_a_mail_is_tried_1440_times_at_most_a_minute_apart_then_noted_as_n
 
     assert ran.outcome.status == Status.COMPLETED
     assert "no confirmation is known to have been sent: ServiceUnavailable" in ran.outcome.detail
-    assert attempts_of(ran.ledger, order, "send_confirmation") == ["ServiceUnavailable"] * 1_440
+    assert (
+        attempts_of(ran.ledger, order, "send_confirmation")
+        == ["ServiceUnavailable"] * CONFIRMATION_RETRIES.maximum_attempts
+    )
     assert ran.times.pauses("send_confirmation")[:6] == [1, 2, 4, 8, 16, 32]
     assert 60 <= max(ran.times.pauses("send_confirmation")) < 65
     assert timedelta(hours=23, minutes=50) < ran.took < timedelta(hours=24, minutes=10)
@@ -227,7 +230,7 @@ async def test_a_payment_that_is_down_for_good_is_given_up_after_three_attempts_
     ran = await run(order, faults="process_payment:unavailable*inf")
 
     assert (ran.outcome.status, ran.outcome.detail.split(":")[0]) == (Status.FAILED, "ServiceUnavailable")
-    assert attempts_of(ran.ledger, order, "process_payment") == ["ServiceUnavailable"] * 3
+    assert attempts_of(ran.ledger, order, "process_payment") == ["ServiceUnavailable"] * FEW_ATTEMPTS.maximum_attempts
     assert ran.times.pauses("process_payment") == [1, 2]
     assert voids_of(ran.ledger, order) == ["void_charge"]
     assert_nothing_held(ran.ledger, order)
@@ -239,7 +242,9 @@ async def test_a_validation_that_is_down_for_good_is_given_up_after_three_attemp
     ran = await run(order, faults="validate_inventory:unavailable*inf")
 
     assert ran.outcome.status == Status.FAILED
-    assert [attempt.step for attempt in ran.ledger.attempts] == ["validate_inventory"] * 3 + ["void_charge"]
+    assert [attempt.step for attempt in ran.ledger.attempts] == [
+        "validate_inventory"
+    ] * FEW_ATTEMPTS.maximum_attempts + ["void_charge"]
     assert_nothing_held(ran.ledger, order)
 
 
@@ -249,7 +254,7 @@ async def test_a_payment_that_only_times_out_is_refunded_because_it_may_have_hap
     ran = await run(order, faults="process_payment:lost_reply*3")
 
     assert ran.outcome.status == Status.FAILED
-    assert attempts_of(ran.ledger, order, "process_payment") == ["ReplyLost"] * 3
+    assert attempts_of(ran.ledger, order, "process_payment") == ["ReplyLost"] * FEW_ATTEMPTS.maximum_attempts
     assert [charge.refunded for charge in ran.ledger.charges] == [True]
     assert_nothing_held(ran.ledger, order)
 

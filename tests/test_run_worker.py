@@ -193,7 +193,7 @@ async def test_a_failed_attempt_is_logged_in_one_line_a_refusal_in_none_and_noth
 async def test_a_worker_says_which_shop_it_serves(stage: Stage) -> None:
     worker = await stage.start_worker()
 
-    assert f"serving task queue order-processing for the shop in {stage.data.resolve()}\n" in worker.errors.read_text()
+    assert f"for the shop in {stage.data.resolve()}; watch it at {stage.server.ui}" in worker.errors.read_text()
 
 
 async def test_a_second_worker_is_warned_of_the_first_if_that_serves_another_shop_and_only_then(stage: Stage) -> None:

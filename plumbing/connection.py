@@ -22,7 +22,7 @@ from plumbing.process import make_runtime
 
 TASK_QUEUE = "order-processing"
 DEFAULT_ADDRESS = "localhost:7233"
-CONNECT_TIMEOUT_SECONDS = 3.0
+CONNECT_TIMEOUT_SECONDS = 2.5
 RPC_TIMEOUT = timedelta(seconds=1)
 # A connection that nobody answers any more is closed after 10 s; the default would be 45 s.
 KEEP_ALIVE = KeepAliveConfig(interval_millis=5_000, timeout_millis=5_000)

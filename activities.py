@@ -1,6 +1,6 @@
 """AFTER, the steps: one thin method each, which calls the shop and nothing else.
 
-No retry and no time-out stands here: the workflow declares them, and Temporal carries them out.
+There are no retries and no time-outs here: the workflow declares them, and Temporal carries them out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from shop.errors import PermanentError, Refusal
+from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal
 from shop.orders import Order
 from shop.shop import Shop
 
@@ -36,11 +36,15 @@ def step(call: Callable[[OrderActivities, Order], T]) -> Callable[[OrderActiviti
         except PermanentError as error:
             is_refusal = isinstance(error, Refusal)
             category = ApplicationErrorCategory.BENIGN if is_refusal else ApplicationErrorCategory.UNSPECIFIED
-            raise ApplicationError(
-                str(error), type=type(error).__name__, non_retryable=True, category=category
-            ) from error
+            raise ApplicationError(str(error), type=name_of(error), non_retryable=True, category=category) from error
 
     return attempt
+
+
+def name_of(error: PermanentError) -> str:
+    """Return the name that the workflow sees; a subclass of an error that it knows by name goes by that name."""
+    known: tuple[type[PermanentError], ...] = (OrderConflict, OrderVoided)
+    return next((base for base in known if isinstance(error, base)), type(error)).__name__
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python order_processor.py [ORDERS] [--data DIR] [--faults SPEC] [--concurrency N]
 
-It is what a careful engineer writes without durable state. What it cannot do is go on after it was killed.
+Each loop is careful. What the script cannot do is go on after it was killed.
 """
 
 from __future__ import annotations
@@ -166,22 +166,22 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
             answer.set_exception(error)
 
     try:
-        # Not `threading.Thread`: its `start` waits for ever for a thread that dies for want of memory.
+        # Not `threading.Thread`: its `start` never returns if the new thread dies because memory is short.
         _thread.start_new_thread(answer_call, ())
     except RuntimeError as error:
         logger.warning("order %s: %s: %s; called without a time-out", order.order_id, call.__name__, error)
         return call(order)
-    try:
-        return answer.result(timeout=ATTEMPT_TIMEOUT_SECONDS)
-    except concurrent.futures.TimeoutError as error:
+    concurrent.futures.wait([answer], timeout=ATTEMPT_TIMEOUT_SECONDS)
+    if not answer.done():
         late_calls[answer] = f"{call.__name__} of order {order.order_id}"
-        raise AttemptTimedOut(f"no answer within {ATTEMPT_TIMEOUT_SECONDS:.0f} s; it may still take effect") from error
+        raise AttemptTimedOut(f"no answer within {ATTEMPT_TIMEOUT_SECONDS:.0f} s; it may still take effect")
+    return answer.result()
 
 
 def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> Results:
     """Process all orders, and print a line for each as it ends. SIGINT and SIGTERM end the run after those in hand."""
     results, stopping = Results(), threading.Event()
-    waiting = iter(orders)  # shared by the threads: each order goes to one of them
+    waiting = iter(orders)  # shared by the threads: `next` on a list iterator is atomic, each order goes to one of them
 
     def stop(*_: object) -> None:
         logger.warning("stopping: orders under way are finished, no other is begun")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 # Beside this program, wherever you stand: a server with another file would know none of your orders.
 DATABASE = Path(__file__).resolve().parent / "data" / "temporal.sqlite3"
-# The same stand in docker-compose.yml. The server's defaults are slow: WAL saves an fsync a transaction, and the poll
+# docker-compose.yml repeats these. The server's defaults are slow: WAL saves an fsync a transaction, and the poll
 # limit of the single shard would put steps on a grid of 50 ms.
 SETTINGS = (
     "--search-attribute=OrderStatus=Keyword",

@@ -36,7 +36,7 @@ RECONNECT_SECONDS = 1.0
 # What closes a workflow without an end of its order: to start the order again takes it to its end.
 UNFINISHED = (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
 # What somebody wants to look at afterwards: the starter prints a link to all of them.
-LISTED = {Status.REJECTED, Status.FAILED, Status.CANCELLED}
+LISTED = (Status.REJECTED, Status.FAILED, Status.CANCELLED)
 
 logger = logging.getLogger("run_workflow")
 
@@ -153,10 +153,13 @@ async def run_orders(orders: list[Order], concurrency: int, *, wait: bool) -> in
     await warn_if_nobody_listens(client)
     results = await run_batch(orders, concurrency, functools.partial(run_order, client, wait=wait))
     watching.cancel()
-    for status in sorted({outcome.status for outcome in results.outcomes} & LISTED) if results else ():
-        query = quote(f'{ORDER_STATUS.name}="{status.value}"')
-        logger.info("%s: %s", status.value, ui_link(client, f"workflows?query={query}"))
-    return results.exit_status("run_workflow") if results else 1
+    if results is None:
+        return 1
+    for status in LISTED:
+        if status in {outcome.status for outcome in results.outcomes}:
+            query = quote(f'{ORDER_STATUS.name}="{status.value}"')
+            logger.info("%s: %s", status.value, ui_link(client, f"workflows?query={query}"))
+    return results.exit_status("run_workflow")
 
 
 def main() -> int:

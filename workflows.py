@@ -13,6 +13,7 @@ from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
     ApplicationErrorCategory,
+    TimeoutError,
     is_cancelled_exception,
 )
 
@@ -25,19 +26,21 @@ T = TypeVar("T")
 Step = Callable[[OrderActivities, Order], T]
 
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
-# Each write costs about 4 % of an order: only where somebody would search for what got stuck.
+# The search attribute tells the last of these steps that was reached, or how the order ended. Each write costs about
+# 4 % of an order. The query tells every step.
 SEARCHABLE_STEPS = (OrderActivities.update_inventory, OrderActivities.void_charge)
 ORDER_FAILED = "OrderFailed"
 ORDER_CONFLICT, ORDER_VOIDED = OrderConflict.__name__, OrderVoided.__name__
 
-# Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires.
+# Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires. A longer step would
+# heartbeat. There is no limit for all attempts of a step (schedule-to-close): it would count hours without a worker.
 ATTEMPT_TIMEOUT = timedelta(seconds=10)
 
 # The customer waits at the checkout: three attempts, 1 s and 2 s apart; then the order is given up.
 FEW_ATTEMPTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3)
-# The money is taken: go on for as long as it takes, at most a minute apart, to end soon after an outage does.
+# The money is taken: go on for as long as it takes, at most a minute apart, to finish soon after the outage ends.
 UNTIL_DONE = RetryPolicy(maximum_interval=timedelta(minutes=1))
-# A day of attempts: a mail that is later than that helps nobody. Hours without a worker use up none of them.
+# A day of attempts: a later mail is useless. Hours without a worker use up none of them.
 CONFIRMATION_RETRIES = RetryPolicy(maximum_interval=timedelta(minutes=1), maximum_attempts=24 * 60)
 
 
@@ -156,8 +159,10 @@ def failure_of(error: BaseException) -> Failure:
     if is_cancelled_exception(error):
         return Failure(Status.CANCELLED, None, "cancelled")
     cause = error.cause if isinstance(error, ActivityError) else error
-    if not isinstance(cause, ApplicationError):
+    if isinstance(cause, TimeoutError):
         return Failure(Status.FAILED, None, "TimeoutError: no answer in time; the last attempt may have taken effect")
+    if not isinstance(cause, ApplicationError):
+        return Failure(Status.FAILED, None, f"{type(cause).__name__}: {cause}")
     status = Status.REJECTED if cause.category is ApplicationErrorCategory.BENIGN else Status.FAILED
     if cause.type == ORDER_CONFLICT:
         status = Status.UNKNOWN

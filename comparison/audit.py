@@ -11,6 +11,7 @@ Each check has the number of the rule that it holds:
     I6  no orphans       nothing happened to an order that nobody placed, or with other content; no effect without its
                          attempt, no attempt that was ok without its effect
     I7  agreement        what was printed, by each run, is what the ledgers say, and how the workflow closed
+    I8  not vacuous      the audit finds the violations that are planted into its ledgers (by `soak` and the tests)
     I9  bounded          no more attempts than the policies allow; the databases are intact
 """
 

@@ -105,5 +105,5 @@ def _words(row: Row) -> list[str]:
 
 def _words_for(cell: Cell) -> str:
     if cell.keeps_trying:
-        return "ok: still trying"
+        return "ok: still trying (for a day)"
     return "; ".join(WORDS.get(ending, f"WRONG: {ending.value}") for ending in cell.endings)

@@ -8,6 +8,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
+from comparison.processes import LogEntry
 from comparison.runner import Cell, Row
 
 WIDTH, LINE_HEIGHT, TOP, COLUMN = 830, 24, 76, {"script": 90, "Temporal": 470}
@@ -78,12 +79,17 @@ def _moments(cell: Cell, version: str) -> Iterator[Moment]:
     submitted = min(entry.at for entry in cell.log if "run_worker" not in entry.what)
     for entry in cell.log:
         if entry.at >= submitted and not ("run_worker" in entry.what and entry.status == 0):
-            yield Moment(entry.at - submitted, version, entry.what, "bad" if entry.status == -9 else "dim")
+            yield Moment(entry.at - submitted, version, _seen(entry), "bad" if entry.status == -9 else "dim")
     for attempt in cell.attempts:
         seconds = datetime.fromisoformat(attempt.at).timestamp() - submitted
         outcome = {"ok": "", "started": ": never came back"}.get(attempt.outcome, f": {attempt.outcome}")
         again = f" (attempt {attempt.attempt})" if attempt.attempt > 1 else ""
         yield Moment(seconds, version, f"{attempt.step}{again}{outcome}", "" if outcome else "good")
+
+
+def _seen(entry: LogEntry) -> str:
+    by_the_supervisor = entry.what == "run_worker.py starts"  # before the order was submitted, it is not shown
+    return f"{entry.what} again, by its supervisor" if by_the_supervisor else entry.what
 
 
 def _text(x: int, y: int, text: str, tone: str = "") -> str:

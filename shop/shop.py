@@ -29,14 +29,16 @@ class Shop:
         plan = faults or FaultPlan()
         idempotency_keys = IdempotencyKeys(keys_enabled)
 
+        self.databases: list[Database] = []
+
         def service(name: str, schema: str) -> tuple[Database, Attempts, IdempotencyKeys]:
             database = Database(directory / f"{name}.sqlite3", schema + keys.SCHEMA + attempts.SCHEMA)
+            self.databases.append(database)
             return database, Attempts(database, plan), idempotency_keys
 
         self.inventory = Inventory(*service("inventory", inventory.SCHEMA))
         self.payments = Payments(*service("payments", payments.SCHEMA))
         self.notifications = Notifications(*service("notifications", notifications.SCHEMA))
-        self.databases = (self.inventory.database, self.payments.database, self.notifications.database)
         self._stock_if_empty()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -19,6 +20,7 @@ import pytest
 from conftest import Stage
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
 
 from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing.connection import NoConnection, connect
@@ -89,6 +91,18 @@ async def running(server: Server) -> AsyncIterator[Server]:
         await server.stop()
 
 
+async def connect_when_healthy(address: str) -> Client:
+    """Connect, once the server that listens also answers."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return await connect(clean_environment(TEMPORAL_ADDRESS=address))
+        except NoConnection:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+
+
 async def test_server_and_ui_answer_on_the_given_ports(tmp_path: Path) -> None:
     port, ui_port = free_port(), free_port()
     program = run_server(tmp_path, f"--port={port}", f"--ui-port={ui_port}", f"--db={tmp_path / 'new' / 'state'}")
@@ -96,7 +110,7 @@ async def test_server_and_ui_answer_on_the_given_ports(tmp_path: Path) -> None:
     await program.start()
     try:
         await wait_until(lambda: not program.is_running or (listens(port) and listens(ui_port)), "the ports answer")
-        client = await connect(clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{port}"))
+        client = await connect_when_healthy(f"127.0.0.1:{port}")
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         page = direct.open(f"http://127.0.0.1:{ui_port}", timeout=10).read()
     finally:

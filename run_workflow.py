@@ -15,14 +15,15 @@ import functools
 import logging
 import os
 import sys
-from typing import cast
+from collections.abc import Awaitable
 from urllib.parse import quote
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 
+from plumbing.attach import Handle, OrderIdTaken, is_replaced, start_once
 from plumbing.batch import run_batch
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, ui_link
 from plumbing.process import log_to_stderr, run_and_exit, run_loop
@@ -33,16 +34,10 @@ from workflows import ORDER_CONFLICT, ORDER_STATUS, OrderWorkflow, workflow_id_f
 
 MAX_CONCURRENCY = 256
 RECONNECT_SECONDS = 1.0
-# What closes a workflow without an end of its order: to start the order again takes it to its end.
-UNFINISHED = (WorkflowExecutionStatus.TERMINATED, WorkflowExecutionStatus.TIMED_OUT)
 # What somebody wants to look at afterwards: the starter prints a link to all of them.
 LISTED = (Status.REJECTED, Status.FAILED, Status.CANCELLED)
 
 logger = logging.getLogger("run_workflow")
-
-
-class OrderIdTaken(Exception):
-    """Another order with this id runs or ran."""
 
 
 async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
@@ -68,63 +63,30 @@ async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def start_or_attach(
-    client: Client, order: Order
-) -> tuple[WorkflowHandle[OrderWorkflow, Outcome], WorkflowExecutionStatus | None]:
-    """Start the workflow of an order. If it runs, or ran to its end and is remembered, return that one.
+async def start_or_attach(client: Client, order: Order) -> tuple[Handle, WorkflowExecutionStatus | None]:
+    """Start the workflow of an order, or attach to it; for what is returned and raised see `start_once`."""
+    workflow_id = workflow_id_for(order.order_id)
 
-    Returns:
-        One run of the workflow, and its status when we found it; None if it was started here.
+    def start(reuse_policy: WorkflowIDReusePolicy) -> Awaitable[Handle]:
+        return client.start_workflow(
+            OrderWorkflow.run,
+            order,
+            id=workflow_id,
+            task_queue=TASK_QUEUE,
+            # Refuse the id while its workflow runs; USE_EXISTING would not tell which of the two happened.
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            id_reuse_policy=reuse_policy,
+            static_summary=f"{order.total}, customer {order.customer_id}",
+        )
 
-    Raises:
-        OrderIdTaken: if it runs or ran with other content; it is left alone.
-        RPCError: if the server is away or refuses.
-    """
-    workflow_id, reuse_policy = workflow_id_for(order.order_id), WorkflowIDReusePolicy.REJECT_DUPLICATE
-    while True:
-        try:
-            handle = await client.start_workflow(
-                OrderWorkflow.run,
-                order,
-                id=workflow_id,
-                task_queue=TASK_QUEUE,
-                # Refuse the id while its workflow runs; USE_EXISTING would not tell which of the two happened.
-                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                id_reuse_policy=reuse_policy,
-                static_summary=f"{order.total}, customer {order.customer_id}",
-            )
-            return handle, None
-        except WorkflowAlreadyStartedError:
-            found = await client.get_workflow_handle(workflow_id).describe()
-        handle = client.get_workflow_handle_for(OrderWorkflow.run, workflow_id, run_id=found.run_id)
-        if await input_of(client, handle) != order:
-            raise OrderIdTaken("an order with the same id and other content runs or ran; it was left alone")
-        if found.status not in UNFINISHED:
-            return handle, found.status
-        reuse_policy = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+    return await start_once(client, order, workflow_id, OrderWorkflow.__name__, start)
 
 
-async def input_of(client: Client, handle: WorkflowHandle[OrderWorkflow, Outcome]) -> Order | None:
-    """Return the order that a workflow was started with, whoever started it; None if it was something else."""
-    async for event in handle.fetch_history_events(page_size=1):
-        started = event.workflow_execution_started_event_attributes
-        try:
-            if started.workflow_type.name == OrderWorkflow.__name__:
-                (order,) = await client.data_converter.decode(started.input.payloads, [Order])
-                return cast(Order, order)  # the converter's promise for that hint
-        except ApplicationError:
-            pass
-        break
-    return None
-
-
-async def wait_for_outcome(
-    client: Client, handle: WorkflowHandle[OrderWorkflow, Outcome], order: Order
-) -> Outcome | None:
+async def wait_for_outcome(client: Client, handle: Handle, order: Order) -> Outcome | None:
     """Wait until a run has closed, and put how it closed into the words of both versions.
 
     Returns:
-        None if another run has taken its place: after a reset, for example.
+        None if another run has taken its place.
     """
     try:
         return await handle.result()
@@ -135,8 +97,7 @@ async def wait_for_outcome(
     if isinstance(cause, ApplicationError):
         status = Status.UNKNOWN if cause.type == ORDER_CONFLICT else Status.FAILED
         return Outcome(order.order_id, status, cause.message)
-    latest = await client.get_workflow_handle(handle.id).describe()
-    if latest.run_id != handle.result_run_id:
+    if await is_replaced(client, handle):
         return None
     advice = f"start it again to take it to its end, or undo it: python -m shop settle {order.order_id}"
     return Outcome(order.order_id, Status.UNKNOWN, f"{cause}; {advice}")

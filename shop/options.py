@@ -34,7 +34,9 @@ class ShopOptions:
 def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = True) -> None:
     """Add `--data` and, unless told otherwise, `--faults`."""
     parser.add_argument(
-        "--data", metavar="DIR", help=f"data directory (default: $SHOP_DATA, else {DEFAULT_DIRECTORY.name} beside me)"
+        "--data",
+        metavar="DIR",
+        help=f"data directory (default: $SHOP_DATA, else {DEFAULT_DIRECTORY.name}/ beside this program)",
     )
     if with_faults:
         parser.add_argument(

@@ -10,16 +10,16 @@ from __future__ import annotations
 import _thread
 import argparse
 import concurrent.futures
+import functools
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from shop.batch import run_batch
 from shop.errors import (
     OrderConflict,
     OrderVoided,
@@ -33,7 +33,7 @@ from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.shop import Shop
 from shop.storage import DataDirectoryUnusable
-from shop.streams import Results, run_program
+from shop.streams import run_program
 
 MAXIMUM_ATTEMPTS = 3
 INITIAL_INTERVAL_SECONDS = 1.0
@@ -178,34 +178,6 @@ def call_with_timeout(call: Callable[[Order], T], order: Order) -> T:
     return answer.result()
 
 
-def process_orders(shop: Shop, orders: list[Order], concurrency: int) -> Results:
-    """Process all orders, and print a line for each as it ends. SIGINT and SIGTERM end the run after those in hand."""
-    results, stopping = Results(), threading.Event()
-    waiting = iter(orders)  # shared by the threads: `next` on a list iterator is atomic, each order goes to one of them
-
-    def stop(*_: object) -> None:
-        logger.warning("stopping: orders under way are finished, no other is begun")
-        stopping.set()
-
-    def work() -> None:
-        for order in waiting:
-            if stopping.is_set():
-                results.print(Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was begun"))
-            else:
-                results.print(process_order(shop, order))
-
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, stop)
-    try:
-        for _ in range(min(concurrency, len(orders)) - 1):
-            _thread.start_new_thread(work, ())
-    except RuntimeError as error:
-        logger.warning("fewer orders at a time than asked for: %s", error)
-    work()
-    results.wait_for(len(orders))
-    return results
-
-
 def wait_for_late_calls() -> None:
     """Give calls that timed out the time of one more attempt to land. What hangs longer is left behind."""
     late = {call: name for call, name in late_calls.items() if not call.done()}
@@ -242,7 +214,7 @@ def main() -> int:
     except (OSError, ValueError, DataDirectoryUnusable, TransientError) as error:
         print(f"order_processor: {error}", file=sys.stderr)
         return 2
-    results = process_orders(shop, orders, arguments.concurrency)
+    results = run_batch(orders, arguments.concurrency, functools.partial(process_order, shop))
     wait_for_late_calls()
     return results.exit_status("order_processor")
 

@@ -256,7 +256,7 @@ KILLS_IN_A_STEP = (
     "send_confirmation:crash_after",
 )
 KILLS_WHILE_ENDING = tuple(
-    f"process_payment:lost_reply*3,{call}:{crash}"
+    f"process_payment:lost_reply*inf,{call}:{crash}"
     for call in ("void_charge", "void_sale", "refund_payment")
     for crash in ("crash_before", "crash_after")
 )

@@ -38,7 +38,7 @@ from shop.catalogue import PRODUCTS, Product
 from shop.faults import FaultPlan, parse_faults
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import ORDER_STATUS, OrderWorkflow, workflow_id_for
+from workflows import FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 NO_STOCK_YET = "update_inventory:unavailable*inf"
 # Events of type WorkflowTaskCompleted: what comes after them is done anew.
@@ -312,7 +312,7 @@ async def test_an_order_that_was_ended_and_forgotten_is_rejected_when_it_comes_a
     counter: Counter, forgetful: Stage
 ) -> None:
     order = make_order("ended-and-forgotten")
-    counter.plans[order.order_id] = parse_faults("process_payment:unavailable*3")
+    counter.plans[order.order_id] = parse_faults(f"process_payment:unavailable*{FEW_ATTEMPTS.maximum_attempts}")
     first = await run_order(counter.stage.client, order, wait=True)
 
     again = await run_order(forgetful.client, order, wait=True)

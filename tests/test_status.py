@@ -47,7 +47,7 @@ class Held:
     changes: dict[str, object] = field(default_factory=dict)
 
 
-PAYMENT_LOST = "process_payment:lost_reply*3"
+PAYMENT_LOST = "process_payment:lost_reply*inf"
 HELD = (
     Held("validate_inventory", None),
     Held("process_payment", None),

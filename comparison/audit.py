@@ -45,7 +45,7 @@ ATTEMPT_LIMITS = {
 # The steps that an order can fail in, and how many attempts use up each.
 DECISIVE_STEPS = ("validate_inventory", "process_payment", "update_inventory")
 # Reasons for which an order may fail without an attempt that failed: no call reached the shop.
-UNLOGGED_FAILURES = ("TimeoutError", "NoThread")
+UNLOGGED_FAILURES = ("TimeoutError",)
 
 # Which step makes which effect. To settle an order, the last two leave tombstones where there is nothing to undo.
 MADE_BY = {

@@ -222,8 +222,9 @@ def _agreement(account: Account) -> Iterator[str]:
 def _objection(account: Account, status: Status) -> str:
     """Return what in the attempts contradicts `rejected`, `failed` or `cancelled`, if they tell.
 
-    A call that timed out may be logged as ok, or as refused, later: a step that was tried three times has failed. A
-    cancellation may come while a refusal is on its way: where it is known how the workflow closed, that decides.
+    A call that timed out may be logged as ok, or as refused, later: a step that has used up its attempts
+    has failed. A cancellation may come while a refusal is on its way: where it is known how the workflow closed, that
+    decides.
     """
     if status is Status.COMPLETED:
         return ""

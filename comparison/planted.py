@@ -21,6 +21,7 @@ from shop.faults import parse_faults
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Stock, Void, read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
 from shop.shop import Shop
+from workflows import FEW_ATTEMPTS
 
 SKU, CUSTOMER, NOBODYS = "planted-sku", "planted-customer", "planted-nobodys"
 DONE, NOTED, DECLINED, FAILED, UNDONE, CANCELLED, SETTLED = (
@@ -175,9 +176,9 @@ def _plants_of_attempts(clean: World) -> Iterator[Plant]:
             yield Plant(f"other content in the {table} of {order_id}", "I6", order_id, world)
     for step in ("validate_inventory", "process_payment"):
         world = clean
-        for number in range(2, 5):
+        for number in range(2, FEW_ATTEMPTS.maximum_attempts + 2):
             world = world.add("attempts", DONE, Attempt(step, "", number, "ok", 1, "9999"))
-        yield Plant(f"{step} four times", "I9", DONE, world)
+        yield Plant(f"{step} once too often", "I9", DONE, world)
 
 
 def _plants_of_answers(clean: World) -> Iterator[Plant]:
@@ -260,8 +261,8 @@ def process_orders(directory: Path) -> list[Order]:
         DONE: (*begin, take, send),
         NOTED: (*begin, take, send, shop.notifications.note_unsent),
         DECLINED: (*begin, void[0]),
-        FAILED: (*[down.inventory.validate_inventory] * 3, void[0]),
-        UNDONE: (*begin, *[down.inventory.update_inventory] * 3, *void),
+        FAILED: (*[down.inventory.validate_inventory] * FEW_ATTEMPTS.maximum_attempts, void[0]),
+        UNDONE: (*begin, *[down.inventory.update_inventory] * FEW_ATTEMPTS.maximum_attempts, *void),
         CANCELLED: (begin[0], void[0]),
         SETTLED: (*begin, take, lambda order: shop.settle(order.order_id)),
     }

@@ -27,7 +27,11 @@ from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
+from workflows import FEW_ATTEMPTS
 
+# So many attempts use up a step.
+TIMES = FEW_ATTEMPTS.maximum_attempts
+DOWN = f"unavailable*{TIMES}"
 ORDER = make_order("1")
 DECLINED = make_order("2", payment_token="tok_chargeDeclined")
 NO_LEDGER = Ledger({}, (), (), (), (), ())
@@ -121,18 +125,18 @@ REJECTED, FAILED, CANCELLED, COMPLETED = Status.REJECTED, Status.FAILED, Status.
         (DECLINED, "", (validate, pay, void_charge), [REJECTED], Ending.REFUSED),
         (DECLINED, "", (validate, pay, void_charge, validate, pay, void_charge), [REJECTED] * 2, Ending.REFUSED),
         (make_order(items=(Item("mug", 101, 1),)), "", (pay, take, *VOID), [REJECTED], Ending.REFUSED),
-        (ORDER, "validate_inventory:unavailable*3", (*[validate] * 3, void_charge), [FAILED], Ending.UNDONE),
+        (ORDER, f"validate_inventory:{DOWN}", (*[validate] * TIMES, void_charge), [FAILED], Ending.UNDONE),
         (
             ORDER,
-            "validate_inventory:unavailable*3",
-            (*[validate] * 3, void_charge, validate, pay, void_charge),
+            f"validate_inventory:{DOWN}",
+            (*[validate] * TIMES, void_charge, validate, pay, void_charge),
             [FAILED, REJECTED],
             Ending.UNDONE,
         ),
-        (ORDER, "validate_inventory:unavailable*3", (*[validate] * 3, void_charge), [FAILED, FAILED], Ending.UNDONE),
-        (ORDER, "update_inventory:unavailable*3", (validate, pay, *[take] * 3, *VOID), [FAILED], Ending.UNDONE),
-        # Three charges that timed out: logged as ok, and the last one as refused.
-        (ORDER, "", (validate, pay, pay, *VOID, pay), [FAILED], Ending.UNDONE),
+        (ORDER, f"validate_inventory:{DOWN}", (*[validate] * TIMES, void_charge), [FAILED, FAILED], Ending.UNDONE),
+        (ORDER, f"update_inventory:{DOWN}", (validate, pay, *[take] * TIMES, *VOID), [FAILED], Ending.UNDONE),
+        # Charges that all timed out: logged as ok, and the last one as refused.
+        (ORDER, "", (validate, *[pay] * (TIMES - 1), *VOID, pay), [FAILED], Ending.UNDONE),
         # An inventory that could not even log the attempts.
         (ORDER, "", (void_charge,), [FAILED], Ending.UNDONE),
         (ORDER, "", (void_charge,), [CANCELLED], Ending.UNDONE),
@@ -271,17 +275,17 @@ def test_a_run_that_begins_when_the_order_has_ended_may_say_nothing_but_rejected
 
 
 def test_of_two_runs_that_race_each_may_have_a_reason_of_its_own(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, parse_faults("update_inventory:unavailable*3"))
-    ledger = do(shop, ORDER, validate, pay, validate, *[take] * 3, pay, *VOID, take, *VOID)
-    racing = by_process(ledger, 1, 1, 2, *[1] * 3, 2, *[1] * 3, *[2] * 4)
+    shop = Shop(tmp_path, parse_faults(f"update_inventory:{DOWN}"))
+    ledger = do(shop, ORDER, validate, pay, validate, *[take] * TIMES, pay, *VOID, take, *VOID)
+    racing = by_process(ledger, 1, 1, 2, *[1] * TIMES, 2, *[1] * len(VOID), *[2] * 4)
 
     assert found(audit([ORDER], racing, lines(ledger, REJECTED, FAILED), runs=2)) == []
     assert found(audit([ORDER], racing, lines(ledger, FAILED, REJECTED), runs=2)) == []
 
 
 def test_an_end_that_the_attempts_contradict_is_a_violation(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, parse_faults("validate_inventory:unavailable*3"))
-    failed = do(shop, ORDER, *[validate] * 3, void_charge)
+    shop = Shop(tmp_path, parse_faults(f"validate_inventory:{DOWN}"))
+    failed = do(shop, ORDER, *[validate] * TIMES, void_charge)
     refused = do(Shop(tmp_path / "2"), DECLINED, validate, pay, void_charge)
 
     assert found(audit([ORDER], failed, lines(failed, REJECTED))) == [
@@ -320,11 +324,11 @@ def test_without_a_workflow_nothing_can_be_cancelled(shop: Shop) -> None:
 
 
 def test_attempts_are_counted_for_each_run(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, parse_faults("process_payment:unavailable*3"))
+    shop = Shop(tmp_path, parse_faults(f"process_payment:{DOWN}"))
 
-    ledger = do(shop, ORDER, *[pay] * 4, take, send)
+    ledger = do(shop, ORDER, *[pay] * (TIMES + 1), take, send)
 
-    assert found(audit([ORDER], ledger, runs=1)) == [("I9", "process_payment: 4 attempts, 3 allowed")]
+    assert found(audit([ORDER], ledger, runs=1)) == [("I9", f"process_payment: {TIMES + 1} attempts, {TIMES} allowed")]
     assert found(audit([ORDER], ledger, runs=2)) == []
     assert found(audit([ORDER], ledger, runs={"1": 2})) == []
     assert found(audit([ORDER], ledger)) == []
@@ -406,14 +410,14 @@ def test_the_command_judges_every_line_that_was_printed(
 def test_the_command_allows_one_run_if_it_is_told_what_was_printed(
     data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = do(Shop(data), ORDER, *[pay] * 3)
+    ledger = do(Shop(data), ORDER, *[pay] * TIMES)
     said = tmp_path / "said.tsv"
     said.write_text(f"1\tcompleted\t{ledger.charges[0].transaction_id}\n")
 
     assert run_audit(orders, f"--data={data}", f"--outcomes={said}", "--runs=2") == 0
     assert run_audit(orders, f"--data={data}") == 0
     assert run_audit(orders, f"--data={data}", f"--outcomes={said}") == 1
-    assert capsys.readouterr().out == "1\tI9\tprocess_payment: 4 attempts, 3 allowed\n"
+    assert capsys.readouterr().out == f"1\tI9\tprocess_payment: {TIMES + 1} attempts, {TIMES} allowed\n"
 
 
 def test_the_command_misses_what_was_loaded_and_has_vanished(

@@ -42,7 +42,7 @@ from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order
 from shop.shop import Shop
 from shop.storage import read_only
-from workflows import ORDER_STATUS, OrderWorkflow, workflow_id_for
+from workflows import FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -662,7 +662,7 @@ class Play:
         if pairs[0].first == "script":
             return self.run_script(pairs, f"{way.spec},{held_in}:slow({HOLD_SECONDS})".strip(","))
         for pair in pairs:
-            planned = [*parse_faults(way.spec.replace("*inf", "*3")).planned]
+            planned = [*parse_faults(way.spec.replace("*inf", f"*{FEW_ATTEMPTS.maximum_attempts}")).planned]
             self.hold(pair.order_id, held_in, planned)
             self.plans[pair.order_id] = FaultPlan(tuple(planned))
         return self.run_workflows(pairs)

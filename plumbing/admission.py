@@ -43,15 +43,9 @@ class OrderPayloadConverter(DefaultPayloadConverter):
     the workflow task only, so the order waits for a worker with the rules that it was accepted by.
     """
 
-    _checks_orders = True
-
     def with_context(self, context: SerializationContext) -> OrderPayloadConverter:
         """Check an order where its workflow starts, not again in each step: there it would use up the attempts."""
-        if not isinstance(context, ActivitySerializationContext):
-            return self
-        unchecked = OrderPayloadConverter()
-        unchecked._checks_orders = False
-        return unchecked
+        return _UNCHECKED if isinstance(context, ActivitySerializationContext) else self
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """Decode payloads; an order is checked. The SDK gives no hints if there is another number of arguments.
@@ -59,7 +53,7 @@ class OrderPayloadConverter(DefaultPayloadConverter):
         Raises:
             ApplicationError: of type `InvalidOrder`, for what cannot be decoded or breaks a rule.
         """
-        if not self._checks_orders or type_hints not in (None, [Order]):
+        if type_hints not in (None, [Order]):
             return super().from_payloads(payloads, type_hints)
         try:
             values = super().from_payloads(payloads)
@@ -67,6 +61,13 @@ class OrderPayloadConverter(DefaultPayloadConverter):
         except (ValueError, TypeError, RuntimeError, KeyError, RecursionError) as error:
             message = str(error) if isinstance(error, InvalidOrder) else f"order: cannot be decoded: {error}"
             raise ApplicationError(message, type=InvalidOrder.__name__) from error
+
+
+class _UncheckedOrders(OrderPayloadConverter):
+    from_payloads = DefaultPayloadConverter.from_payloads
+
+
+_UNCHECKED = _UncheckedOrders()
 
 
 class PlainFailureConverter(DefaultFailureConverter):

@@ -29,6 +29,7 @@ from conftest import Stage, make_order, make_stage, write_orders
 from temporalio.client import Client
 from temporalio.worker import Worker
 from test_cancellation import Hold, PlanOfEachOrder
+from test_order_processor import hurried
 
 from activities import activities_of
 from comparison.processes import Program, Server, wait_until
@@ -42,15 +43,22 @@ from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order
 from shop.shop import Shop
 from shop.storage import read_only
-from workflows import FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
+from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 pytestmark = pytest.mark.timeout(300)
 
 PATIENCE_SECONDS = 200.0  # for all; on a quiet machine the whole play takes about 40 s
 THREADS = 250  # more than steps are ever held at once
 MEMORY = Path("/dev/shm")  # thousands of transactions, none of which has to survive
-# Longer than the second run of a pair takes, shorter than an attempt may take.
-HOLD_SECONDS = 8
+# The waits of a workflow that gives up a step.
+GIVING_UP_SECONDS = sum(
+    FEW_ATTEMPTS.initial_interval.total_seconds() * FEW_ATTEMPTS.backoff_coefficient**number
+    for number in range(FEW_ATTEMPTS.maximum_attempts - 1)
+)
+# For so long a first run is held: longer than the second takes, shorter than an attempt may take. The scripts here do
+# not wait before they try again, and wait for an answer as long as it takes.
+HOLD_SECONDS = {"script": GIVING_UP_SECONDS + 9, "workflow": ATTEMPT_TIMEOUT.total_seconds() - 2}
+SCRIPT_TIMEOUT_SECONDS = 2 * HOLD_SECONDS["script"]
 
 FORWARD = ("validate_inventory", "process_payment", "update_inventory")
 VOIDS = ("void_charge", "void_sale", "refund_payment")
@@ -125,7 +133,7 @@ class Way:
         }
         parts = [f"{step}:{faults[trouble]}" for step, trouble in self.troubles if trouble in faults]
         if self.trouble_in("update_inventory") is Trouble.REFUSED:
-            parts.append(f"process_payment:slow({HOLD_SECONDS})")  # meanwhile somebody takes the last piece
+            parts.append(f"process_payment:slow({HOLD_SECONDS['script']})")  # meanwhile somebody takes the last piece
         return ",".join(parts)
 
 
@@ -640,7 +648,7 @@ class Play:
             lambda: orders == self.orders_at(held_in, orders) or all(first.done() for first in firsts.values()),
             "all first runs are held, or have ended: then the tests find that they never were",
         )
-        too_late = time.monotonic() + HOLD_SECONDS
+        too_late = time.monotonic() + HOLD_SECONDS[pairs[0].first]
         for pair in pairs:
             if pair.is_terminated:
                 await handles(workflow_id_for(pair.order_id)).terminate()
@@ -660,7 +668,7 @@ class Play:
         """Start the first runs; return a task for the answer of each."""
         way, held_in = pairs[0].first_way, pairs[0].held_in
         if pairs[0].first == "script":
-            return self.run_script(pairs, f"{way.spec},{held_in}:slow({HOLD_SECONDS})".strip(","))
+            return self.run_script(pairs, f"{way.spec},{held_in}:slow({HOLD_SECONDS['script']})".strip(","))
         for pair in pairs:
             planned = [*parse_faults(way.spec.replace("*inf", f"*{FEW_ATTEMPTS.maximum_attempts}")).planned]
             self.hold(pair.order_id, held_in, planned)
@@ -702,7 +710,7 @@ class Play:
 
     def script(self, orders: list[Order], spec: str) -> Program:
         options = (f"--data={self.stage.data}", f"--faults={spec}", f"--concurrency={len(orders)}")
-        return self.program(orders, "order_processor.py", *options)
+        return self.program(orders, "-c", hurried(SCRIPT_TIMEOUT_SECONDS), *options)
 
     def program(self, orders: list[Order], *arguments: str) -> Program:
         name = self.stage.directory / f"program-{len(self.stage.started)}"
@@ -722,7 +730,7 @@ class Play:
         (service,) = [service for service, steps in SERVICES.items() if step in steps]
         query = f"""SELECT order_id FROM attempts
             WHERE step = ? AND outcome LIKE ? AND order_id IN ({", ".join("?" * len(order_ids))})"""
-        with read_only(self.stage.data / f"{service}.sqlite3") as connection:
+        with read_only(self.stage.data, service) as connection:
             return {row["order_id"] for row in connection.execute(query, (step, outcome, *order_ids))}
 
     def are_all_calls_back(self) -> bool:

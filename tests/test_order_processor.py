@@ -33,13 +33,14 @@ TIMES = str(order_processor.MAXIMUM_ATTEMPTS)
 OUTCOME_LINE = re.compile(r"[A-Za-z0-9._-]+\t(completed|rejected|failed|unknown)\t[^\t]+")
 
 
-# The script as it is, but for the waits: an attempt may take 1 s, and there is no pause between two.
-HURRIED = """
+def hurried(attempt_timeout_seconds: float = 1.0) -> str:
+    """Return the script as it is, but for the waits: there is no pause between two attempts."""
+    return f"""
 import sys
 import order_processor
 from shop.streams import run_program
 
-order_processor.ATTEMPT_TIMEOUT_SECONDS, order_processor.INITIAL_INTERVAL_SECONDS = 1.0, 0.0
+order_processor.ATTEMPT_TIMEOUT_SECONDS, order_processor.INITIAL_INTERVAL_SECONDS = {attempt_timeout_seconds}, 0.0
 sys.exit(run_program("order_processor", order_processor.main))
 """
 
@@ -76,7 +77,7 @@ def run_script(
 def run_hurried(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the script with shorter waits."""
     return subprocess.run(
-        [sys.executable, "-c", HURRIED, *map(str, arguments)],
+        [sys.executable, "-c", hurried(), *map(str, arguments)],
         cwd=ROOT,
         env=clean_environment(),
         stdin=subprocess.DEVNULL,
@@ -434,7 +435,7 @@ async def test_no_order_is_completed_in_a_folder_that_was_removed_under_way(tmp_
         tmp_path / "script",
         clean_environment(),
         "-c",
-        HURRIED,
+        hurried(),
         str(write_orders(tmp_path / "orders.jsonl", make_order("1"), make_order("2"))),
         f"--data={data}",
         "--faults=process_payment:slow(0.5)",
@@ -495,7 +496,7 @@ def test_every_order_gets_its_line_when_the_machine_has_no_further_thread(tmp_pa
 
     # Room for seven stacks of 1 GB: the eighth thread cannot be started.
     completed = subprocess.run(
-        ["bash", "-c", 'ulimit -s 1000000 -v 8000000 && exec "$@"', "bash", sys.executable, "-c", HURRIED, str(orders)]
+        ["bash", "-c", 'ulimit -s 1000000 -v 8000000 && exec "$@"', "-", sys.executable, "-c", hurried(), str(orders)]
         + [f"--data={data}", "--concurrency=20", "--faults=process_payment:slow(0.2)"],
         cwd=ROOT,
         env=clean_environment(),
@@ -546,9 +547,9 @@ def test_a_file_of_one_huge_line_is_refused_without_filling_the_memory(tmp_path:
 async def test_a_payment_that_outlives_its_time_outs_is_refused_when_it_comes_after_the_void(data: Path) -> None:
     with closing(Shop(data, parse_faults(f"process_payment:slow(1)*{TIMES}"))) as shop:
         outcome = order_processor.process_order(shop, make_order())
-        voided = read_ledger(shop.directory)
+        voided = read_ledger(shop.location)
         await wait_until(lambda: "started" not in tried(read_ledger(data), "process_payment"), "the late ones arrive")
-        ledger = read_ledger(shop.directory)
+        ledger = read_ledger(shop.location)
 
     assert outcome.status is Status.FAILED
     assert "AttemptTimedOut" in outcome.detail
@@ -565,7 +566,7 @@ async def test_an_update_that_outlives_its_time_outs_is_refused_when_it_comes_af
     with closing(Shop(data, parse_faults(f"update_inventory:slow(1)*{TIMES}"))) as shop:
         outcome = order_processor.process_order(shop, make_order())
         await wait_until(lambda: "started" not in tried(read_ledger(data), "update_inventory"), "the late ones arrive")
-        ledger = read_ledger(shop.directory)
+        ledger = read_ledger(shop.location)
 
     assert outcome.status is Status.FAILED
     assert tried(ledger, "update_inventory") == ["OrderVoided"] * order_processor.MAXIMUM_ATTEMPTS

@@ -26,13 +26,13 @@ from shop.errors import (
     PermanentError,
     Refusal,
     ShopError,
+    StoreUnusable,
     TransientError,
 )
 from shop.options import add_shop_arguments, read_shop_options
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.shop import Shop
-from shop.storage import DataDirectoryUnusable
 from shop.streams import run_program
 
 MAXIMUM_ATTEMPTS = 3
@@ -189,6 +189,7 @@ def wait_for_late_calls() -> None:
 
 def log_to(directory: Path) -> None:
     """Log to the terminal and to `order_processor.log`: the only trace that an order leaves."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     logging.raiseExceptions = False  # a full disk stops the log, not the orders
     logging.basicConfig(
         level=logging.INFO,
@@ -210,8 +211,8 @@ def main() -> int:
         options = read_shop_options(arguments, os.environ)
         orders = load_orders(arguments.orders)
         shop = options.open()
-        log_to(options.directory)
-    except (OSError, ValueError, DataDirectoryUnusable, TransientError) as error:
+        log_to(options.log_directory)
+    except (OSError, ValueError, StoreUnusable, TransientError) as error:
         print(f"order_processor: {error}", file=sys.stderr)
         return 2
     results = run_batch(orders, arguments.concurrency, functools.partial(process_order, shop))

@@ -25,10 +25,9 @@ from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute, ui_link
 from plumbing.process import log_to_stderr, run_and_exit, run_loop
 from plumbing.watch import identity_of_worker, warn_of_other_shops, watch
-from shop.errors import TransientError
+from shop.errors import StoreUnusable, TransientError
 from shop.options import add_shop_arguments, read_shop_options
 from shop.shop import Shop
-from shop.storage import DataDirectoryUnusable
 from workflows import ORDER_STATUS, OrderWorkflow
 
 # Steps wait for the shop, not for the CPU. A call that hangs keeps its thread beyond its time-out, because nothing can
@@ -51,7 +50,7 @@ async def serve(shop: Shop) -> int:
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    client = await connect(os.environ, identity_of_worker(shop.directory))
+    client = await connect(os.environ, identity_of_worker(shop.name))
     await register_search_attribute(client, ORDER_STATUS)
     await warn_of_other_shops(client)
     worker = Worker(
@@ -66,9 +65,8 @@ async def serve(shop: Shop) -> int:
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
     )
     running, watching = asyncio.create_task(worker.run()), asyncio.create_task(watch(client))
-    where = shop.directory.resolve()
     logger.info(
-        "serving task queue %s for the shop in %s; watch it at %s", TASK_QUEUE, where, ui_link(client, "workflows")
+        "serving task queue %s for the shop in %s; watch it at %s", TASK_QUEUE, shop.name, ui_link(client, "workflows")
     )
     await asyncio.wait([running, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
@@ -89,7 +87,7 @@ def main() -> int:
     log_to_stderr()
     try:
         shop = read_shop_options(parser.parse_args(), os.environ).open()
-    except (ValueError, DataDirectoryUnusable, TransientError) as error:
+    except (ValueError, StoreUnusable, TransientError) as error:
         print(f"run_worker: {error}", file=sys.stderr)
         return 2
     try:

@@ -29,6 +29,7 @@ from comparison.accounts import WHOLE, Account, Ending, accounts_of, names_of, u
 from shop.catalogue import Customer, Product
 from shop.errors import PermanentError, ReplyLost
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Void
+from shop.location import Location
 from shop.orders import Order, Outcome, Status
 from shop.storage import read_only
 from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS
@@ -128,15 +129,17 @@ def audit(
     return violations
 
 
-def judge_files(directory: Path) -> list[Violation]:
-    """Return a violation for each database that SQLite finds damaged. Changes nothing.
+def judge_files(location: Location) -> list[Violation]:
+    """Return a violation for each database that SQLite finds damaged. PostgreSQL cannot be asked. Changes nothing.
 
     Raises:
         ServiceUnavailable: if one is missing, locked, or too damaged to be asked.
     """
-    violations = []
+    violations: list[Violation] = []
+    if not isinstance(location, Path):
+        return violations
     for name in ("inventory", "payments", "notifications"):
-        with read_only(directory / f"{name}.sqlite3") as connection:
+        with read_only(location, name) as connection:
             answer = " ".join(str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0]).split())
         if answer != "ok":
             violations.append(Violation("I9", "-", f"{name}.sqlite3 is damaged: {answer}"))

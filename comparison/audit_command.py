@@ -17,7 +17,7 @@ from comparison.audit import __doc__ as rules
 from shop.catalogue import read_customers, read_products
 from shop.errors import ServiceUnavailable
 from shop.ledger import NoShop, read_ledger
-from shop.options import add_shop_arguments, data_directory
+from shop.options import add_shop_arguments, shop_location
 from shop.orders import IDENTIFIER, Outcome, Status
 from shop.parsing import MAX_LINE_BYTES, load_orders
 
@@ -36,18 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the shop, and return the exit status."""
-    directory = data_directory(arguments, os.environ)
     runs = arguments.runs or (1 if arguments.outcomes else None)
     try:
+        location = shop_location(arguments, os.environ)
         orders = load_orders(arguments.orders)
         outcomes = read_outcomes(Path(arguments.outcomes)) if arguments.outcomes else None
         catalogue = read_catalogue(Path(arguments.stock)) if arguments.stock else None
-        ledger, damages = read_ledger(directory), judge_files(directory)
+        ledger, damages = read_ledger(location), judge_files(location)
     except (OSError, ValueError, NoShop, ServiceUnavailable) as error:
         print(f"audit: {error}", file=sys.stderr)
         return 2
     if damages:
-        print(f"audit: {directory}: {damages[0].sentence}", file=sys.stderr)
+        print(f"audit: {location}: {damages[0].sentence}", file=sys.stderr)
         return 2
     violations = audit(orders, ledger, outcomes, runs=runs, catalogue=catalogue)
     report(accounts_of(orders, ledger).values(), violations)

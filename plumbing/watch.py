@@ -8,7 +8,6 @@ import os
 import socket
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -61,22 +60,29 @@ def is_retryable(error: RPCError) -> bool:
     return error.status in RETRYABLE
 
 
-def identity_of_worker(shop: Path) -> str:
-    """Return what the server and its UI call a worker: process, machine and the shop that it serves."""
-    return f"{os.getpid()}@{socket.gethostname()} {shop.resolve()}"
+def identity_of_worker(shop: str) -> str:
+    """Return what the server and its UI call a worker: process, machine and the shop that it serves, by name."""
+    return f"{os.getpid()}@{socket.gethostname()} {shop}"
 
 
 async def warn_of_other_shops(client: Client) -> None:
     """Say so if another worker on the queue serves another shop: one would charge, the other take the stock."""
-    mine = client.identity.partition("@")[2]
+    mine = _shop_of(client.identity)
     with suppress(RPCError):  # It is only a hint.
         for identity in await _pollers(client):
-            if identity.partition("@")[2] != mine:
+            if _shop_of(identity) != mine:
                 logger.warning(
                     "worker %s serves another shop on the same task queue: an order would be charged in one and take"
                     " its stock from the other; stop one of the two",
                     identity,
                 )
+
+
+def _shop_of(identity: str) -> str:
+    """Return which shop a worker serves: one with a URL is the same on all machines, a folder is not."""
+    place = identity.partition("@")[2]
+    shop = place.partition(" ")[2]
+    return shop if "://" in shop else place
 
 
 async def warn_if_nobody_listens(client: Client) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shop.catalogue import read_customers, read_products
-from shop.errors import TransientError
+from shop.errors import StoreUnusable, TransientError
 from shop.inventory import ShopInUse
-from shop.ledger import Ledger, NoShop, read_ledger
+from shop.ledger import NoShop, read_ledger
 from shop.notifications import AlreadyConfirmed
-from shop.options import add_shop_arguments, data_directory, read_shop_options
+from shop.options import add_shop_arguments, read_shop_options, shop_location
+from shop.report import describe, held_by
 from shop.shop import Shop
-from shop.storage import DataDirectoryUnusable
+from shop.storage import is_there
 from shop.streams import run_program
 
 
@@ -39,17 +40,17 @@ def load(arguments: argparse.Namespace) -> None:
 
 def show_ledger(arguments: argparse.Namespace) -> None:
     """Print what happened."""
-    directory = data_directory(arguments, os.environ)
-    if not os.path.exists(directory / "inventory.sqlite3"):  # unlike `Path.exists`, it raises nothing
+    location = shop_location(arguments, os.environ)
+    if not is_there(location, "inventory"):
         open_shop(arguments).close()  # as every other program: stocked on first use
-    ledger = read_ledger(directory)
+    ledger = read_ledger(location)
     print(json.dumps(ledger.as_document()) if arguments.json else "\n".join(describe(ledger)))
 
 
 def settle(arguments: argparse.Namespace) -> None:
     """Undo an order for good, after asking."""
     shop, order_id = open_shop(arguments), arguments.order_id
-    held = [*held_by(order_id, read_ledger(shop.directory))]
+    held = [*held_by(order_id, read_ledger(shop.location))]
     print(f"order {order_id}: {', '.join(held) or 'holds nothing'}; to be voided for good", file=sys.stderr)
     print("only for an order that nobody works on: no script, no open workflow", file=sys.stderr)
     confirm("Settle it? [y/N] ", is_confirmed=arguments.yes)
@@ -91,43 +92,6 @@ def confirm(question: str, *, is_confirmed: bool) -> None:
         raise Refused("nothing was changed")
 
 
-def held_by(order_id: str, ledger: Ledger) -> list[str]:
-    """Return what an order still holds, in words."""
-    charges = [row for row in ledger.charges if row.order_id == order_id and not row.refunded]
-    sales = [row for row in ledger.sales if row.order_id == order_id and not row.restored]
-    return [f"refund {row.amount_cents / 100:.2f} {row.currency}" for row in charges] + [
-        f"put back {row.quantity} x {row.sku}" for row in sales
-    ]
-
-
-def describe(ledger: Ledger) -> list[str]:
-    """Return the ledger for people: a block an order, then the stock that moved."""
-    blocks: dict[str, list[str]] = {}
-
-    def add(order_id: str, line: str) -> None:
-        blocks.setdefault(order_id, [f"order {order_id}"]).append(f"  {line}")
-
-    for attempt in ledger.attempts:
-        add(
-            attempt.order_id,
-            f"{attempt.at[11:23]}  {attempt.step:<18}  attempt {attempt.attempt}  {attempt.outcome}",
-        )
-    for charge in ledger.charges:
-        refunded = ", refunded" if charge.refunded else ""
-        add(charge.order_id, f"charge   {charge.amount_cents / 100:.2f} {charge.currency}{refunded}")
-    for sale in ledger.sales:
-        add(sale.order_id, f"stock    {sale.quantity} x {sale.sku}{', restored' if sale.restored else ''}")
-    for mail in ledger.confirmations:
-        add(mail.order_id, f"mail     to {mail.customer_id}: {'sent' if mail.sent else 'noted as not sent'}")
-    for void in ledger.voids:
-        add(void.order_id, f"void     {void.step}")
-    moved = [
-        f"  {sku}: {stock.initial} -> {stock.now}" for sku, stock in ledger.stock.items() if stock.now != stock.initial
-    ]
-    lines = [line for block in blocks.values() for line in block]
-    return [*lines, "stock that moved", *(moved or ["  none"]), "(times are UTC)"]
-
-
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; `run` of the result carries out the command."""
     parser = argparse.ArgumentParser(prog="python -m shop", description="The shop that both versions act on.")
@@ -155,7 +119,7 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         arguments.run(arguments)
-    except (ValueError, DataDirectoryUnusable, NoShop) as error:
+    except (ValueError, StoreUnusable, NoShop) as error:
         print(f"shop: {error}", file=sys.stderr)
         return 2
     except (Refused, TransientError) as error:

@@ -6,16 +6,15 @@ Attempts are recorded apart from effects: what was *tried* stays visible where a
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
-from shop.errors import ReplyLost, ServiceUnavailable
+from shop.errors import ReplyLost, TransientError
 from shop.faults import FaultPlan, Step
-from shop.storage import Database
+from shop.storage import Connection, Database
 
 # What `python -m shop settle` does; no fault strikes it.
 SettleStep = Literal["void_confirmation", "restore_inventory"]
@@ -41,7 +40,7 @@ class Attempts:
     faults: FaultPlan
 
     @contextmanager
-    def attempt(self, step: Step | SettleStep, order_id: str) -> Iterator[sqlite3.Connection]:
+    def attempt(self, step: Step | SettleStep, order_id: str) -> Iterator[Connection]:
         """Record one attempt, and give the transaction for its effect, struck by the planned fault.
 
         Raises:
@@ -52,23 +51,24 @@ class Attempts:
         fault = self.faults.fault_for(step, order_id, number)
         try:
             fault.before_effect()
-            with self.database.transaction() as connection:
+            with self.database.transaction(order_id) as connection:
                 yield connection
             fault.after_effect()
         except Exception as error:
-            with suppress(ServiceUnavailable):  # It stays 'started': the caller gets the error itself.
+            with suppress(TransientError):  # It stays 'started': the caller gets the error itself.
                 self._close(step, order_id, number, type(error).__name__)
             raise
         try:
             self._close(step, order_id, number, "ok")
-        except ServiceUnavailable as error:
+        except TransientError as error:
             raise ReplyLost(f"the call took effect, but its attempt could not be closed: {error}") from error
 
     def _start(self, step: str, order_id: str) -> int:
-        with self.database.transaction() as connection:
-            (number,) = connection.execute(
-                "SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE step = ? AND order_id = ?", (step, order_id)
-            ).fetchone()
+        with self.database.transaction(order_id) as connection:
+            attempts = connection.execute(
+                "SELECT max(attempt) AS last FROM attempts WHERE step = ? AND order_id = ?", (step, order_id)
+            )
+            number = 1 + (attempts.fetchone()["last"] or 0)
             connection.execute(
                 "INSERT INTO attempts (step, order_id, attempt, outcome, pid, at) VALUES (?, ?, ?, 'started', ?, ?)",
                 (step, order_id, number, os.getpid(), datetime.now(timezone.utc).isoformat()),
@@ -76,7 +76,7 @@ class Attempts:
         return int(number)
 
     def _close(self, step: str, order_id: str, number: int, outcome: str) -> None:
-        with self.database.transaction() as connection:
+        with self.database.transaction(order_id) as connection:
             connection.execute(
                 "UPDATE attempts SET outcome = ? WHERE step = ? AND order_id = ? AND attempt = ?",
                 (outcome, step, order_id, number),

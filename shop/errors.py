@@ -13,6 +13,8 @@ ShopError
     │   └── OrderVoided
     ├── OrderConflict         the order id is taken by an order with other content
     └── UnknownCustomer       nobody to send a confirmation to
+
+StoreUnusable is no answer: there is no shop that could give one.
 """
 
 from __future__ import annotations
@@ -68,3 +70,7 @@ class OrderConflict(PermanentError):
 
 class UnknownCustomer(PermanentError):
     """No address is known for the customer."""
+
+
+class StoreUnusable(Exception):
+    """The folder or database that keeps the shop cannot be made, reached or written; the message says why."""

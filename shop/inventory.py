@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shop.attempts import Attempts
@@ -11,7 +10,7 @@ from shop.catalogue import Product
 from shop.errors import OutOfStock, UnknownProduct
 from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
-from shop.storage import Database
+from shop.storage import Connection, Database, Row
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS products (
@@ -83,9 +82,11 @@ class Inventory:
                 "INSERT INTO sales (idempotency_key, order_id, digest) VALUES (?, ?, ?)",
                 (key, order.order_id, order.digest),
             )
-            for item in order.items:
-                connection.execute("UPDATE products SET now = now - ? WHERE sku = ?", (item.quantity, item.sku))
-                connection.execute("INSERT INTO sale_items VALUES (?, ?, ?)", (key, item.sku, item.quantity))
+            connection.executemany(
+                "INSERT INTO sale_items (idempotency_key, sku, quantity) VALUES (?, ?, ?)",
+                [(key, item.sku, item.quantity) for item in order.items],
+            )
+            _change_stock(connection, {item.sku: -item.quantity for item in order.items})
 
     def void_sale(self, order: Order) -> bool:
         """Make sure that the order never takes its stock, unless it has already. Safe to repeat.
@@ -136,23 +137,23 @@ class Inventory:
             _insert_products(connection, products)
 
 
-def _sales_of(connection: sqlite3.Connection, order: Order) -> list[sqlite3.Row]:
+def _sales_of(connection: Connection, order: Order) -> list[Row]:
     """Return the sales of an order: at most one, unless the keys are off.
 
     Raises:
         OrderConflict: if another order with the same id took something.
     """
-    sales = connection.execute("SELECT * FROM sales WHERE order_id = ?", (order.order_id,)).fetchall()
+    sales: list[Row] = connection.execute("SELECT * FROM sales WHERE order_id = ?", (order.order_id,)).fetchall()
     for sale in sales:
         refuse_conflict(order, sale["digest"])
     return sales
 
 
-def _is_restored(sales: list[sqlite3.Row]) -> bool:
+def _is_restored(sales: list[Row]) -> bool:
     return any(sale["restored"] for sale in sales)
 
 
-def _refuse_shortage(connection: sqlite3.Connection, order: Order) -> None:
+def _refuse_shortage(connection: Connection, order: Order) -> None:
     for item in order.items:
         product = connection.execute("SELECT now FROM products WHERE sku = ?", (item.sku,)).fetchone()
         if not product:
@@ -161,14 +162,30 @@ def _refuse_shortage(connection: sqlite3.Connection, order: Order) -> None:
             raise OutOfStock(f"{item.sku}: {item.quantity} wanted, {product['now']} left")
 
 
-def _insert_products(connection: sqlite3.Connection, products: Iterable[Product]) -> None:
+def _insert_products(connection: Connection, products: Iterable[Product]) -> None:
     connection.executemany(
         "INSERT INTO products (sku, name, initial, now) VALUES (?, ?, ?, ?)",
         [(product.sku, product.name, product.quantity, product.quantity) for product in products],
     )
 
 
-def _put_back(connection: sqlite3.Connection, key: str) -> None:
+def _put_back(connection: Connection, key: str) -> None:
     connection.execute("UPDATE sales SET restored = 1 WHERE idempotency_key = ?", (key,))
-    for item in connection.execute("SELECT * FROM sale_items WHERE idempotency_key = ?", (key,)).fetchall():
-        connection.execute("UPDATE products SET now = now + ? WHERE sku = ?", (item["quantity"], item["sku"]))
+    items = connection.execute("SELECT sku, quantity FROM sale_items WHERE idempotency_key = ?", (key,)).fetchall()
+    _change_stock(connection, {item["sku"]: item["quantity"] for item in items})
+
+
+def _change_stock(connection: Connection, units_by_sku: Mapping[str, int]) -> None:
+    """Put units into the stock, or take them where the number is negative.
+
+    In the order of the skus: two orders that wait for each other's products would wait for ever.
+
+    Raises:
+        OutOfStock: if another order took the units since the stock was looked at.
+    """
+    for sku, units in sorted(units_by_sku.items()):
+        changed = connection.execute(
+            "UPDATE products SET now = now + ? WHERE sku = ? AND now + ? >= 0", (units, sku, units)
+        )
+        if units < 0 and not changed.rowcount:
+            raise OutOfStock(f"{sku}: {-units} wanted, and another order took them first")

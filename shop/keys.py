@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import uuid
 from dataclasses import dataclass
 
 from shop.errors import OrderConflict, OrderVoided
 from shop.orders import Order
+from shop.storage import Connection
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS voids (
@@ -42,7 +42,7 @@ def refuse_conflict(order: Order, recorded_digest: str) -> None:
         raise OrderConflict(f"order {order.order_id} was here before with other content; nothing was changed")
 
 
-def is_voided(connection: sqlite3.Connection, order: Order) -> bool:
+def is_voided(connection: Connection, order: Order) -> bool:
     """Tell whether the order has a tombstone, its own or one of unknown content.
 
     Raises:
@@ -54,7 +54,7 @@ def is_voided(connection: sqlite3.Connection, order: Order) -> bool:
     return tombstone is not None
 
 
-def refuse_voided(connection: sqlite3.Connection, order: Order, *, is_undone: bool = False) -> None:
+def refuse_voided(connection: Connection, order: Order, *, is_undone: bool = False) -> None:
     """Refuse an order that has a tombstone, or whose effect was undone.
 
     Raises:
@@ -65,7 +65,7 @@ def refuse_voided(connection: sqlite3.Connection, order: Order, *, is_undone: bo
         raise OrderVoided(f"order {order.order_id} was voided earlier")
 
 
-def leave_tombstone(connection: sqlite3.Connection, order_id: str, digest: str | None) -> None:
+def leave_tombstone(connection: Connection, order_id: str, digest: str | None) -> None:
     """Void an order that has had no effect, so that a late attempt has none either. Safe to repeat.
 
     A tombstone that is there already stays as it is.

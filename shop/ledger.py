@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from shop.errors import ServiceUnavailable
-from shop.storage import read_only
+from shop.errors import ServiceUnavailable, StoreUnusable
+from shop.location import Location
+from shop.storage import Connection, Row, describe_database, read_only
 
 # Kept to judge by, and left out of the printed ledger.
 UNPRINTED = ("digest", "key")
 
 
 class NoShop(Exception):
-    """There is no shop in the directory, or one that cannot be read; the message says why."""
+    """There is no shop in the folder or database, or one that cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -107,27 +106,23 @@ class Ledger:
         return {"stock": stock, **{name: [_printed(row) for row in getattr(self, name)] for name in rows}}
 
 
-def read_ledger(directory: Path) -> Ledger:
+def read_ledger(location: Location) -> Ledger:
     """Read all three databases, each as of one moment. Takes no lock that a writer would wait for, changes nothing.
 
     Raises:
         NoShop: if a database is missing, damaged, or of another program.
     """
-    with _reading(directory / "inventory.sqlite3") as inventory:
-        stock = {row["sku"]: Stock(row["initial"], row["now"]) for row in inventory.execute("SELECT * FROM products")}
-        sales = [
-            _sale(row)
-            for row in inventory.execute(
-                "SELECT * FROM sales LEFT JOIN sale_items USING (idempotency_key) ORDER BY sale_items.rowid"
-            )
-        ]
+    with _reading(location, "inventory") as inventory:
+        stock = {row["sku"]: Stock(row["initial"], row["now"]) for row in _rows(inventory, "products")}
+        lines = "sales LEFT JOIN sale_items USING (idempotency_key)"
+        sales = [_sale(row) for row in _rows(inventory, lines, "sales.rowid, sale_items.rowid")]
         voids, attempts = _voids(inventory, "void_sale"), _attempts(inventory)
-    with _reading(directory / "payments.sqlite3") as payments:
-        charges = [_charge(row) for row in payments.execute("SELECT * FROM charges")]
+    with _reading(location, "payments") as payments:
+        charges = [_charge(row) for row in _rows(payments, "charges")]
         voids, attempts = voids + _voids(payments, "void_charge"), attempts + _attempts(payments)
-    with _reading(directory / "notifications.sqlite3") as notifications:
-        confirmations = [_confirmation(row) for row in notifications.execute("SELECT * FROM confirmations")]
-        customers = [str(row["customer_id"]) for row in notifications.execute("SELECT customer_id FROM customers")]
+    with _reading(location, "notifications") as notifications:
+        confirmations = [_confirmation(row) for row in _rows(notifications, "confirmations")]
+        customers = [str(row["customer_id"]) for row in _rows(notifications, "customers")]
         voids, attempts = voids + _voids(notifications, "void_confirmation"), attempts + _attempts(notifications)
     attempts.sort(key=lambda attempt: attempt.at)
     return Ledger(
@@ -136,37 +131,40 @@ def read_ledger(directory: Path) -> Ledger:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _reading(location: Location, service: str) -> Iterator[Connection]:
     try:
-        with read_only(path) as connection:
+        with read_only(location, service) as connection:
             yield connection
-    except (ServiceUnavailable, IndexError, ValueError) as error:
-        raise NoShop(f"{path} cannot be read: {error}") from error
+    except (ServiceUnavailable, StoreUnusable, LookupError, ValueError) as error:
+        raise NoShop(f"{describe_database(location, service)} cannot be read: {error}") from error
 
 
-def _sale(row: sqlite3.Row) -> Sale:
+def _rows(connection: Connection, table: str, order: str = "rowid") -> Iterator[Row]:
+    rows: Iterator[Row] = iter(connection.execute(f"SELECT * FROM {table} ORDER BY {order}"))
+    return rows
+
+
+def _sale(row: Row) -> Sale:
     key, digest = row["idempotency_key"], row["digest"]
     return Sale(row["order_id"], row["sku"] or "", row["quantity"] or 0, bool(row["restored"]), key, digest)
 
 
-def _charge(row: sqlite3.Row) -> Charge:
+def _charge(row: Row) -> Charge:
     refunded, digest = bool(row["refunded"]), row["digest"]
     return Charge(row["order_id"], row["transaction_id"], row["amount_cents"], row["currency"], refunded, digest)
 
 
-def _confirmation(row: sqlite3.Row) -> Confirmation:
+def _confirmation(row: Row) -> Confirmation:
     return Confirmation(row["order_id"], row["customer_id"], bool(row["sent"]), row["digest"])
 
 
-def _voids(connection: sqlite3.Connection, step: str) -> list[Void]:
-    return [Void(row["order_id"], step, row["digest"]) for row in connection.execute("SELECT * FROM voids")]
+def _voids(connection: Connection, step: str) -> list[Void]:
+    return [Void(row["order_id"], step, row["digest"]) for row in _rows(connection, "voids")]
 
 
-def _attempts(connection: sqlite3.Connection) -> list[Attempt]:
-    return [
-        Attempt(row["step"], row["order_id"], row["attempt"], row["outcome"], row["pid"], row["at"])
-        for row in connection.execute("SELECT * FROM attempts")
-    ]
+def _attempts(connection: Connection) -> list[Attempt]:
+    columns = ("step", "order_id", "attempt", "outcome", "pid", "at")
+    return [Attempt(*(row[column] for column in columns)) for row in _rows(connection, "attempts")]
 
 
 def _printed(row: Sale | Charge | Confirmation | Void | Attempt) -> dict[str, object]:

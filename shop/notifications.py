@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from shop.catalogue import Customer
 from shop.errors import UnknownCustomer
 from shop.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
-from shop.storage import Database
+from shop.storage import Connection, Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS customers (
@@ -91,7 +90,7 @@ class Notifications:
             _insert_customers(connection, customers)
 
 
-def _refuse_other(connection: sqlite3.Connection, order: Order) -> None:
+def _refuse_other(connection: Connection, order: Order) -> None:
     """Refuse an order that was settled, or whose id is taken.
 
     Raises:
@@ -102,17 +101,17 @@ def _refuse_other(connection: sqlite3.Connection, order: Order) -> None:
     refuse_voided(connection, order)
 
 
-def _record(connection: sqlite3.Connection, order: Order, key: str, *, sent: bool) -> None:
+def _record(connection: Connection, order: Order, key: str, *, sent: bool) -> None:
     # A mail that was sent replaces the note; a note never replaces the mail.
     connection.execute(
-        "INSERT INTO confirmations VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (idempotency_key) DO UPDATE SET sent = max(sent, excluded.sent)",
-        (key, order.order_id, order.customer_id, order.digest, sent),
+        "INSERT INTO confirmations (idempotency_key, order_id, customer_id, digest, sent) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (idempotency_key) DO UPDATE SET sent = 1 WHERE excluded.sent = 1",
+        (key, order.order_id, order.customer_id, order.digest, int(sent)),
     )
 
 
-def _insert_customers(connection: sqlite3.Connection, customers: Iterable[Customer]) -> None:
+def _insert_customers(connection: Connection, customers: Iterable[Customer]) -> None:
     connection.executemany(
-        "INSERT INTO customers VALUES (?, ?, ?)",
+        "INSERT INTO customers (customer_id, name, email) VALUES (?, ?, ?)",
         [(customer.customer_id, customer.name, customer.email) for customer in customers],
     )

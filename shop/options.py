@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shop.faults import FaultPlan, InvalidFaultSpec, parse_faults
+from shop.location import Location, parse_location
 from shop.shop import Shop
 
 # Beside the programs, wherever they are started from: two workers must not find two shops.
@@ -18,17 +19,22 @@ DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "data"
 class ShopOptions:
     """Where the shop is, and what goes wrong in it."""
 
-    directory: Path
+    location: Location
     faults: FaultPlan
     keys_enabled: bool
+
+    @property
+    def log_directory(self) -> Path:
+        """Return where a log goes: beside the SQLite files; if there are none, where they are by default."""
+        return self.location if isinstance(self.location, Path) else DEFAULT_DIRECTORY
 
     def open(self) -> Shop:
         """Open the shop.
 
         Raises:
-            DataDirectoryUnusable, ServiceUnavailable: as `Shop` does.
+            StoreUnusable, ServiceUnavailable: as `Shop` does.
         """
-        return Shop(self.directory, self.faults, keys_enabled=self.keys_enabled)
+        return Shop(self.location, self.faults, keys_enabled=self.keys_enabled)
 
 
 def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = True) -> None:
@@ -36,7 +42,8 @@ def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = T
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help=f"data directory (default: $SHOP_DATA, else {DEFAULT_DIRECTORY.name}/ beside this program)",
+        help="data directory, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        f" (default: $SHOP_DATA, else {DEFAULT_DIRECTORY.name}/ beside this program)",
     )
     if with_faults:
         parser.add_argument(
@@ -53,12 +60,16 @@ def read_shop_options(arguments: argparse.Namespace, environment: Mapping[str, s
     idempotency = environment.get("SHOP_IDEMPOTENCY", "on")
     if idempotency not in ("on", "off"):
         raise ValueError(f"SHOP_IDEMPOTENCY: must be on or off, not {idempotency!r}")
-    return ShopOptions(data_directory(arguments, environment), _faults(arguments, environment), idempotency == "on")
+    return ShopOptions(shop_location(arguments, environment), _faults(arguments, environment), idempotency == "on")
 
 
-def data_directory(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
-    """Return the data directory: `--data`, else `$SHOP_DATA`, else `data` beside the programs."""
-    return Path(arguments.data or environment.get("SHOP_DATA") or DEFAULT_DIRECTORY)
+def shop_location(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Location:
+    """Return where the shop is: `--data`, else `$SHOP_DATA`, else `data` beside the programs.
+
+    Raises:
+        ValueError: if it is a URL that cannot be read.
+    """
+    return parse_location(arguments.data or environment.get("SHOP_DATA") or str(DEFAULT_DIRECTORY))
 
 
 def _faults(arguments: argparse.Namespace, environment: Mapping[str, str]) -> FaultPlan:

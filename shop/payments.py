@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from dataclasses import dataclass
 
 from shop.attempts import Attempts
 from shop.errors import PaymentDeclined, UnknownPaymentToken
 from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
-from shop.storage import Database
+from shop.storage import Connection, Database, Row
 
 # The names follow Stripe's test tokens: https://docs.stripe.com/testing
 ACCEPTED_TOKENS = ("tok_visa", "tok_mastercard")
@@ -22,7 +21,7 @@ CREATE TABLE IF NOT EXISTS charges (
     order_id        TEXT NOT NULL,
     digest          TEXT NOT NULL,
     transaction_id  TEXT NOT NULL UNIQUE,
-    amount_cents    INTEGER NOT NULL CHECK (amount_cents >= 0),
+    amount_cents    BIGINT NOT NULL CHECK (amount_cents >= 0),
     currency        TEXT NOT NULL,
     refunded        INTEGER NOT NULL DEFAULT 0
 );
@@ -100,13 +99,13 @@ class Payments:
                 leave_tombstone(connection, order_id, digest=None)
 
 
-def _charges_of(connection: sqlite3.Connection, order: Order) -> list[sqlite3.Row]:
+def _charges_of(connection: Connection, order: Order) -> list[Row]:
     """Return the charges of an order, oldest first: at most one, unless the keys are off.
 
     Raises:
         OrderConflict: if another order with the same id was charged.
     """
-    charges = connection.execute(
+    charges: list[Row] = connection.execute(
         "SELECT * FROM charges WHERE order_id = ? ORDER BY rowid", (order.order_id,)
     ).fetchall()
     for charge in charges:
@@ -114,9 +113,10 @@ def _charges_of(connection: sqlite3.Connection, order: Order) -> list[sqlite3.Ro
     return charges
 
 
-def _refund(connection: sqlite3.Connection, order_id: str) -> int:
+def _refund(connection: Connection, order_id: str) -> int:
     """Refund all charges of an order; return how many there are."""
-    return connection.execute("UPDATE charges SET refunded = 1 WHERE order_id = ?", (order_id,)).rowcount
+    refunded = connection.execute("UPDATE charges SET refunded = 1 WHERE order_id = ?", (order_id,))
+    return int(refunded.rowcount)
 
 
 def _refuse_token(payment_token: str) -> None:

@@ -1,8 +1,6 @@
-"""The three services over one data directory."""
+"""The three services over one folder or database."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from shop import attempts, inventory, keys, notifications, payments
 from shop.attempts import Attempts
@@ -10,29 +8,30 @@ from shop.catalogue import CUSTOMERS, PRODUCTS
 from shop.faults import FaultPlan
 from shop.inventory import Inventory
 from shop.keys import IdempotencyKeys
+from shop.location import Location, name_of
 from shop.notifications import Notifications
 from shop.payments import Payments
-from shop.storage import Database
+from shop.storage import Database, open_database
 
 
 class Shop:
-    """Inventory, payments and notifications. Threads may share one; processes may share its directory."""
+    """Inventory, payments and notifications. Threads may share one; processes may share its location."""
 
-    def __init__(self, directory: Path, faults: FaultPlan | None = None, *, keys_enabled: bool = True) -> None:
-        """Open the shop in `directory`; an empty one is stocked with the built-in catalogue.
+    def __init__(self, location: Location, faults: FaultPlan | None = None, *, keys_enabled: bool = True) -> None:
+        """Open the shop in a folder or database; an empty one is stocked with the built-in catalogue.
 
         Raises:
-            DataDirectoryUnusable: if the directory cannot be used.
+            StoreUnusable: if it cannot be used.
             ServiceUnavailable: if another program keeps a database locked.
         """
-        self.directory = directory
+        self.location = location
         plan = faults or FaultPlan()
         idempotency_keys = IdempotencyKeys(keys_enabled)
 
         self.databases: list[Database] = []
 
         def service(name: str, schema: str) -> tuple[Database, Attempts, IdempotencyKeys]:
-            database = Database(directory / f"{name}.sqlite3", schema + keys.SCHEMA + attempts.SCHEMA)
+            database = open_database(location, name, schema + keys.SCHEMA + attempts.SCHEMA)
             self.databases.append(database)
             return database, Attempts(database, plan), idempotency_keys
 
@@ -40,6 +39,11 @@ class Shop:
         self.payments = Payments(*service("payments", payments.SCHEMA))
         self.notifications = Notifications(*service("notifications", notifications.SCHEMA))
         self._stock_if_empty()
+
+    @property
+    def name(self) -> str:
+        """Return what to call the shop in logs and in the UI."""
+        return name_of(self.location)
 
     def close(self) -> None:
         """Close the three databases."""
@@ -62,9 +66,7 @@ class Shop:
     def reset(self) -> None:
         """Delete all orders and stock the built-in catalogue again."""
         for database in self.databases:
-            with database.transaction() as connection:
-                for table in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                    connection.execute(f"DELETE FROM {table['name']}")
+            database.clear()
         self._stock_if_empty()
 
     def _stock_if_empty(self) -> None:

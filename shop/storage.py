@@ -1,141 +1,107 @@
-"""SQLite, one file a service. Survives `kill -9` at any moment; a power cut may cost the last transactions.
+"""What a service asks of its database, and which one it gets. Only this module knows that there are two stores.
 
-That is what `journal_mode=WAL` with `synchronous=NORMAL` promises: https://www.sqlite.org/pragma.html#pragma_synchronous
+The SQL of a service is understood by both: `?` stands for a parameter, 0 and 1 for no and yes, a row is asked by column
+(`row["sku"]`), and every table has a `rowid`, which tells the order in which its rows were made.
 """
 
 from __future__ import annotations
 
-import fcntl
-import sqlite3
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol
 
-from shop.errors import ServiceUnavailable
+from shop import sqlite
+from shop.location import Location
 
 # Half of the 10 s that an attempt may take: a lock that is held longer becomes a clear "unavailable", not a time-out.
 BUSY_TIMEOUT_SECONDS = 5.0
-LOCK_POLL_SECONDS = 0.05
 
 
-class DataDirectoryUnusable(Exception):
-    """The data directory cannot be made, read or written; the message says why."""
+class Row(Protocol):
+    """What one row holds, by column."""
+
+    def __getitem__(self, column: str, /) -> Any:
+        """Return the value in a column."""
 
 
-class Database:
-    """One file, one connection, used by one thread at a time. Threads and processes may share the file."""
+class Connection(Protocol):
+    """Runs statements inside one transaction, as `sqlite3.Connection` does."""
 
-    def __init__(self, path: Path, schema: str) -> None:
-        """Open the file; make it, with `schema`, if it is not there.
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
+        """Run one statement; return its cursor, whose rows have no types in either library."""
 
-        Raises:
-            DataDirectoryUnusable: if that is not possible.
-        """
-        self.path = path
-        self._one_thread = threading.Lock()
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Two processes that set `journal_mode` on a fresh file at once fail, whatever the busy time-out.
-            with _one_process(path.parent / ".lock"):
-                path.touch(mode=0o600)  # private, also in a directory that others may read
-                self._connection = sqlite3.connect(
-                    path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-                )
-                self._connection.row_factory = sqlite3.Row
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._connection.executescript(schema)
-            self._file = _identity_of(path)
-        except (OSError, sqlite3.Error) as error:
-            raise DataDirectoryUnusable(f"{path}: {error}") from error
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
+        """Run one statement for each of `rows`."""
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+
+class Database(Protocol):
+    """The database of one service. Threads may share it; processes may open the same one."""
+
+    def transaction(self, order_id: str | None = None) -> AbstractContextManager[Connection]:
         """Give a connection inside one transaction: committed at the end, rolled back on any error.
 
+        Transactions for the same order wait for each other, and one for no order waits for all of them. What several
+        orders share, a product, is changed by statements that are right whoever changes it meanwhile.
+
         Raises:
-            ServiceUnavailable: if the file is locked for too long, damaged or gone, or the disk is full; nothing has
-                changed then.
+            ServiceUnavailable: if that takes too long, or the database cannot do it; nothing has changed then.
+            ReplyLost: if the connection was lost on the commit.
         """
-        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        if not self._one_thread.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise ServiceUnavailable(f"the database is busy for more than {BUSY_TIMEOUT_SECONDS:.0f} s")
-        try:
-            self._refuse_another_file()
-            # One deadline for both locks: the wait for the other threads is not added to the wait for other processes.
-            milliseconds_left = max(0, int(1000 * (deadline - time.monotonic())))
-            self._connection.execute(f"PRAGMA busy_timeout = {milliseconds_left}")
-            # IMMEDIATE takes the write lock first: a transaction that reads and then writes would not wait for it.
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-        except (sqlite3.Error, MemoryError) as error:  # SQLite out of memory is no sqlite3.Error.
-            raise ServiceUnavailable(f"the database answers: {str(error) or 'out of memory'}") from error
-        finally:
-            self._one_thread.release()
+
+    def clear(self) -> None:
+        """Delete all rows."""
 
     def close(self) -> None:
-        """Close the connection."""
-        with self._one_thread:
-            self._connection.close()
-
-    def _refuse_another_file(self) -> None:
-        """Refuse to write to a file that nobody else can see any more."""
-        try:
-            is_same = _identity_of(self.path) == self._file
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise ServiceUnavailable(f"{self.path} was removed or replaced; start this program again")
+        """Close the connections."""
 
 
-def _identity_of(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-@contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
-    """Hold a file lock.
+def open_database(location: Location, service: str, schema: str) -> Database:
+    """Open the database of a service; make it, with `schema`, if it is not there.
 
     Raises:
-        DataDirectoryUnusable: if another process holds it for more than 5 s.
+        StoreUnusable: if that is not possible; the message says why.
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    with lock.open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise DataDirectoryUnusable(
-                        f"{lock}: another process holds this lock for more than {BUSY_TIMEOUT_SECONDS:.0f} s"
-                    ) from error
-            time.sleep(LOCK_POLL_SECONDS)
-        yield
+    if isinstance(location, Path):
+        return sqlite.SqliteDatabase(file_of(location, service), schema, BUSY_TIMEOUT_SECONDS)
+    from shop import postgres  # Needs a package that no other shop needs.
+
+    return postgres.PostgresDatabase(location, service, schema, BUSY_TIMEOUT_SECONDS)
 
 
-@contextmanager
-def read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection that sees the file as of one moment, changes nothing, and makes no writer wait.
+def read_only(location: Location, service: str) -> AbstractContextManager[Connection]:
+    """Give a connection that sees the database as of one moment, changes nothing, and makes no writer wait.
 
     Raises:
-        ServiceUnavailable: if the file is missing, damaged, or not a database.
+        ServiceUnavailable: if it is missing, damaged, or cannot be reached.
+        StoreUnusable: if the package that it needs is missing.
     """
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_SECONDS)
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("BEGIN")
-            yield connection
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise ServiceUnavailable(f"the database answers: {error}") from error
+    if isinstance(location, Path):
+        return sqlite.read_only(file_of(location, service), BUSY_TIMEOUT_SECONDS)
+    from shop import postgres
+
+    return postgres.read_only(location, service)
+
+
+def is_there(location: Location, service: str) -> bool:
+    """Tell whether the service's database was made.
+
+    Raises:
+        StoreUnusable: if it cannot be told.
+    """
+    if isinstance(location, Path):
+        return os.path.exists(file_of(location, service))  # unlike `Path.exists`, it raises nothing
+    from shop import postgres
+
+    return postgres.is_there(location, service)
+
+
+def describe_database(location: Location, service: str) -> str:
+    """Return what to call the database of a service in messages."""
+    return str(file_of(location, service)) if isinstance(location, Path) else f"{location}, schema {service}"
+
+
+def file_of(directory: Path, service: str) -> Path:
+    """Return the file that holds the database of a service."""
+    return directory / f"{service}.sqlite3"

@@ -38,11 +38,11 @@ def effects(ledger: Ledger) -> tuple[object, ...]:
 
 
 def test_validate_inventory_looks_and_changes_nothing(shop: Shop) -> None:
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     run(shop, "validate_inventory")
 
-    after = read_ledger(shop.directory)
+    after = read_ledger(shop.location)
     assert effects(after) == effects(before)
     assert [(attempt.step, attempt.outcome) for attempt in after.attempts] == [("validate_inventory", "ok")]
 
@@ -50,7 +50,7 @@ def test_validate_inventory_looks_and_changes_nothing(shop: Shop) -> None:
 def test_process_payment_charges_the_total_and_returns_the_transaction_id(shop: Shop) -> None:
     transaction_id = run(shop, "process_payment")
 
-    (charge,) = read_ledger(shop.directory).charges
+    (charge,) = read_ledger(shop.location).charges
     assert (charge.transaction_id, charge.amount_cents, charge.currency) == (transaction_id, ORDER.total_cents, "USD")
     assert not charge.refunded
 
@@ -58,7 +58,7 @@ def test_process_payment_charges_the_total_and_returns_the_transaction_id(shop: 
 def test_update_inventory_takes_each_item(shop: Shop) -> None:
     run(shop, "update_inventory")
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     assert {(sale.sku, sale.quantity, sale.restored) for sale in ledger.sales} == {
         ("mug", 2, False),
         ("coffee-1kg", 1, False),
@@ -69,13 +69,13 @@ def test_update_inventory_takes_each_item(shop: Shop) -> None:
 def test_send_confirmation_mails_the_customer(shop: Shop) -> None:
     run(shop, "send_confirmation")
 
-    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop.directory).confirmations] == [("ada", True)]
+    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop.location).confirmations] == [("ada", True)]
 
 
 def test_note_unsent_notes_that_no_mail_was_sent(shop: Shop) -> None:
     run(shop, "note_unsent")
 
-    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop.directory).confirmations] == [("ada", False)]
+    assert [(mail.customer_id, mail.sent) for mail in read_ledger(shop.location).confirmations] == [("ada", False)]
 
 
 def test_refund_payment_refunds_the_charge(shop: Shop) -> None:
@@ -83,7 +83,7 @@ def test_refund_payment_refunds_the_charge(shop: Shop) -> None:
 
     run(shop, "refund_payment")
 
-    assert [charge.refunded for charge in read_ledger(shop.directory).charges] == [True]
+    assert [charge.refunded for charge in read_ledger(shop.location).charges] == [True]
 
 
 def test_void_charge_says_what_was_charged_and_voids_what_was_not(shop: Shop) -> None:
@@ -92,7 +92,7 @@ def test_void_charge_says_what_was_charged_and_voids_what_was_not(shop: Shop) ->
     answers = run(shop, "void_charge"), run(shop, "void_charge", make_order("2"))
 
     assert answers == (transaction_id, None)
-    assert read_ledger(shop.directory).voids == (Void("2", "void_charge", make_order("2").digest),)
+    assert read_ledger(shop.location).voids == (Void("2", "void_charge", make_order("2").digest),)
 
 
 def test_void_sale_says_whether_the_stock_is_taken_and_voids_what_is_not(shop: Shop) -> None:
@@ -101,7 +101,7 @@ def test_void_sale_says_whether_the_stock_is_taken_and_voids_what_is_not(shop: S
     answers = run(shop, "void_sale"), run(shop, "void_sale", make_order("2"))
 
     assert answers == (True, False)
-    assert read_ledger(shop.directory).voids == (Void("2", "void_sale", make_order("2").digest),)
+    assert read_ledger(shop.location).voids == (Void("2", "void_sale", make_order("2").digest),)
 
 
 def test_the_worker_serves_every_step_under_its_own_name_and_nothing_else(shop: Shop) -> None:
@@ -113,12 +113,12 @@ def test_the_worker_serves_every_step_under_its_own_name_and_nothing_else(shop: 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_service_that_is_down_is_not_hidden_and_nothing_changes(name: str, tmp_path: Path) -> None:
     shop = Shop(tmp_path / "shop", parse_faults(f"{name}:unavailable"))
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     with pytest.raises(ServiceUnavailable):
         run(shop, name)
 
-    after = read_ledger(shop.directory)
+    after = read_ledger(shop.location)
     shop.close()
     assert effects(after) == effects(before)
     assert [(attempt.step, attempt.outcome) for attempt in after.attempts] == [(name, "ServiceUnavailable")]
@@ -148,12 +148,12 @@ def test_a_lost_reply_is_not_hidden_and_the_charge_stands(tmp_path: Path) -> Non
 def test_a_no_of_the_shop_is_final_and_named_and_nothing_changes(
     name: str, order: Order, error: str, category: ApplicationErrorCategory, shop: Shop
 ) -> None:
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     refusal = refusal_of(shop, name, order)
 
     assert refusal == (error, True, category)
-    assert effects(read_ledger(shop.directory)) == effects(before)
+    assert effects(read_ledger(shop.location)) == effects(before)
 
 
 def test_a_no_that_somebody_adds_later_is_final_too() -> None:
@@ -174,12 +174,12 @@ def test_a_no_that_somebody_adds_later_is_final_too() -> None:
 @pytest.mark.parametrize(("void", "late"), [("void_charge", "process_payment"), ("void_sale", "update_inventory")])
 def test_an_effect_that_comes_after_its_void_is_refused(void: str, late: str, shop: Shop) -> None:
     run(shop, void)
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     refusal = refusal_of(shop, late)
 
     assert refusal == ("OrderVoided", True, EXPECTED)
-    assert effects(read_ledger(shop.directory)) == effects(before)
+    assert effects(read_ledger(shop.location)) == effects(before)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_an_effect_that_comes_after_its_void_is_refused(void: str, late: str, sh
 )
 def test_an_order_with_the_id_of_another_is_refused_and_nothing_changes(first: str, second: str, shop: Shop) -> None:
     run(shop, first)
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     refusal = refusal_of(shop, second, make_order(customer_id="grace"))
 
     assert refusal == ("OrderConflict", True, UNEXPECTED)
-    assert effects(read_ledger(shop.directory)) == effects(before)
+    assert effects(read_ledger(shop.location)) == effects(before)

@@ -85,7 +85,7 @@ def do(shop: Shop, order: Order, *calls: Call) -> Ledger:
     for call in calls:
         with suppress(ShopError):
             call(shop, order)
-    return read_ledger(shop.directory)
+    return read_ledger(shop.location)
 
 
 def lines(ledger: Ledger, *statuses: Status, order_id: str = "1") -> list[Outcome]:

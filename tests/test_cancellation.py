@@ -138,7 +138,7 @@ async def wait_for_attempt(shop: Shop, order: Order, step: str) -> None:
     """Wait until an attempt at a step has come back."""
 
     def is_tried() -> bool:
-        return any(outcome != "started" for outcome in attempts_of(read_ledger(shop.directory), order, step))
+        return any(outcome != "started" for outcome in attempts_of(read_ledger(shop.location), order, step))
 
     await wait_until(is_tried, f"{order.order_id} tries {step}")
 
@@ -192,7 +192,7 @@ class Counter:
         return await end_of(self.stage.client, handle, order)
 
     def ledger(self) -> Ledger:
-        return read_ledger(self.shop.directory)
+        return read_ledger(self.shop.location)
 
     def attempts(self, order: Order, step: str) -> list[str]:
         return attempts_of(self.ledger(), order, step)
@@ -228,7 +228,7 @@ async def test_a_cancel_before_the_first_step_leaves_the_tombstone_of_the_paymen
     async with serve(stage.client, shop):
         end = await end_of(stage.client, handle, order)
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     assert end == (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
     assert attempts_of(ledger, order, "process_payment") == []
     assert voids_of(ledger, order) == ["void_charge"]
@@ -427,7 +427,7 @@ async def test_a_cancel_that_arrives_together_with_the_result_of_a_step_ends_the
             pairs = zip(handles, orders, strict=True)
             ends = await asyncio.gather(*(end_of(stage.client, handle, order) for handle, order in pairs))
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     shop.close()
     cancelled = (Status.CANCELLED, WorkflowExecutionStatus.CANCELED)
     completed = (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
@@ -490,7 +490,7 @@ async def test_a_worker_that_forgets_its_workflows_after_each_task_ends_each_ord
             await handles[order].cancel()
         ends = await asyncio.gather(*(end_of(stage.client, handle, order) for order, handle in handles.items()))
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     shop.close()
     assert {order.order_id: status.value for order, (status, _) in zip(orders, ends, strict=True)} == {
         "completed": "completed",

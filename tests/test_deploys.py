@@ -243,7 +243,7 @@ async def assert_waits_and_completes(
     assert complaint in complaints[0]
     assert status == WorkflowExecutionStatus.RUNNING
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once_without_a_repeat(read_ledger(shop.directory), order)
+    assert_done_once_without_a_repeat(read_ledger(shop.location), order)
 
 
 async def task_failures(handle: Handle) -> list[str]:
@@ -300,7 +300,7 @@ async def test_an_order_under_way_waits_for_the_roll_back_of_a_stricter_rule(
 
     assert status == WorkflowExecutionStatus.RUNNING
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once_without_a_repeat(read_ledger(held_shop.directory), order)
+    assert_done_once_without_a_repeat(read_ledger(held_shop.location), order)
 
 
 async def test_an_order_whose_payment_is_retried_survives_a_stricter_rule(
@@ -320,4 +320,4 @@ async def test_an_order_whose_payment_is_retried_survives_a_stricter_rule(
         end = await end_of(stage.client, handle, order)
 
     assert end == (Status.COMPLETED, WorkflowExecutionStatus.COMPLETED)
-    assert_done_once(read_ledger(shop.directory), order)
+    assert_done_once(read_ledger(shop.location), order)

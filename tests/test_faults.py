@@ -229,7 +229,7 @@ def test_lost_reply_hides_an_effect_that_is_committed_and_a_repeat_adds_none(tmp
     with shop_with(tmp_path, f"{step}:lost_reply") as shop:
         with pytest.raises(ReplyLost):
             call(shop, step, order)
-        struck = read_ledger(shop.directory)
+        struck = read_ledger(shop.location)
         call(shop, step, order)
 
     after = read_ledger(tmp_path)
@@ -244,13 +244,13 @@ async def test_slow_waits_before_an_effect_that_then_happens(tmp_path: Path) -> 
         payment = executor.submit(call, shop, "process_payment", order)
 
         await wait_until(
-            lambda: tried(read_ledger(shop.directory), "process_payment", "1") == ["started"], "the attempt starts"
+            lambda: tried(read_ledger(shop.location), "process_payment", "1") == ["started"], "the attempt starts"
         )
 
-        assert read_ledger(shop.directory).charges == ()
+        assert read_ledger(shop.location).charges == ()
         payment.result(timeout=30)
-        assert [charge.order_id for charge in read_ledger(shop.directory).charges] == ["1"]
-        assert tried(read_ledger(shop.directory), "process_payment", "1") == ["ok"]
+        assert [charge.order_id for charge in read_ledger(shop.location).charges] == ["1"]
+        assert tried(read_ledger(shop.location), "process_payment", "1") == ["ok"]
 
 
 @pytest.mark.parametrize("fault", ["crash_before", "crash_after"])

@@ -23,6 +23,7 @@ ERRORS = {"shop.errors"}
 # Beside the standard library. A package stands for everything in it.
 ALLOWED = {
     **dict.fromkeys(SHOP, {"shop"}),
+    "shop.postgres": {"shop", "psycopg"},
     "order_processor": {"shop"},
     "activities": {"temporalio", "shop"},
     "workflows": {"temporalio", "activities", "shop.orders", *ERRORS},

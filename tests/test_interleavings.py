@@ -186,7 +186,7 @@ class Services:
         )
         if rows not in self._numbers:
             self._numbers[rows] = len(self._numbers)
-            self.ledgers.append(read_ledger(self._shop.directory))
+            self.ledgers.append(read_ledger(self._shop.location))
         return self._numbers[rows]
 
     def _set_back(self, state: Rows) -> None:

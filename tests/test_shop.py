@@ -86,15 +86,15 @@ def do(shop: Shop, order: Order, *steps: str) -> None:
 
 def effects(shop: Shop) -> Ledger:
     """Return everything that happened but the attempts, which are logged for a refusal, too."""
-    return replace(read_ledger(shop.directory), attempts=())
+    return replace(read_ledger(shop.location), attempts=())
 
 
 def outcomes(shop: Shop, step: str) -> list[str]:
-    return [attempt.outcome for attempt in read_ledger(shop.directory).attempts if attempt.step == step]
+    return [attempt.outcome for attempt in read_ledger(shop.location).attempts if attempt.step == step]
 
 
 def voids(shop: Shop) -> list[tuple[str, str | None]]:
-    return [(void.step, void.digest) for void in read_ledger(shop.directory).voids]
+    return [(void.step, void.digest) for void in read_ledger(shop.location).voids]
 
 
 def holds_nothing(ledger: Ledger) -> bool:
@@ -208,7 +208,7 @@ def test_a_charge_is_voided_by_a_tombstone_that_keeps_the_content(shop: Shop) ->
     answer = shop.payments.void_charge(order)
 
     assert answer is None
-    assert read_ledger(shop.directory).voids == (Void("1", "void_charge", order.digest),)
+    assert read_ledger(shop.location).voids == (Void("1", "void_charge", order.digest),)
 
 
 @pytest.mark.parametrize("earlier", [("process_payment",), ("process_payment", "refund_payment")])
@@ -217,7 +217,7 @@ def test_a_charge_that_is_there_is_not_voided_but_named(shop: Shop, earlier: tup
 
     answer = shop.payments.void_charge(make_order())
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     assert [charge.transaction_id for charge in ledger.charges] == [answer]
     assert ledger.voids == ()
 
@@ -228,7 +228,7 @@ def test_a_sale_is_voided_by_a_tombstone_that_keeps_the_content(shop: Shop) -> N
     answers = [shop.inventory.void_sale(order) for _ in range(2)]
 
     assert answers == [False, False]
-    assert read_ledger(shop.directory).voids == (Void("1", "void_sale", order.digest),)
+    assert read_ledger(shop.location).voids == (Void("1", "void_sale", order.digest),)
 
 
 def test_a_stock_that_is_taken_is_not_voided(shop: Shop) -> None:
@@ -237,7 +237,7 @@ def test_a_stock_that_is_taken_is_not_voided(shop: Shop) -> None:
     answer = shop.inventory.void_sale(make_order())
 
     assert answer is True
-    assert read_ledger(shop.directory).voids == ()
+    assert read_ledger(shop.location).voids == ()
 
 
 def test_a_sale_that_was_restored_is_not_taken(shop: Shop) -> None:
@@ -270,7 +270,7 @@ def test_what_comes_after_the_end_of_an_order_is_refused(shop: Shop, earlier: tu
 def test_an_order_that_was_ended_stays_ended_after_a_restart(shop: Shop, late: str) -> None:
     do(shop, make_order(), *SOLD, "settle")
     before = effects(shop)
-    restarted = Shop(shop.directory)
+    restarted = Shop(shop.location)
 
     with pytest.raises(OrderVoided):
         do(restarted, make_order(), late)
@@ -315,7 +315,7 @@ def test_of_an_effect_and_its_void_that_compete_one_wins_and_both_know_which(
 def test_a_settled_order_holds_nothing_and_no_step_revives_it(shop: Shop, state: str) -> None:
     order = make_order()
     do(shop, order, *UNCONFIRMED[state])
-    charges = len(read_ledger(shop.directory).charges)
+    charges = len(read_ledger(shop.location).charges)
 
     shop.settle("1")
     settled = effects(shop)
@@ -383,7 +383,7 @@ def test_a_step_that_is_in_flight_while_its_order_is_settled_lands_without_effec
     number = len(outcomes(shop, in_flight))
     held = Held()
     plan = FaultPlan((PlannedFault(in_flight, Fault(), number), PlannedFault(in_flight, held, 1)))
-    worker = Shop(shop.directory, plan)
+    worker = Shop(shop.location, plan)
 
     with ThreadPoolExecutor() as executor:
         late = executor.submit(do, worker, make_order(), in_flight)
@@ -406,7 +406,7 @@ def test_settle_that_could_not_reach_a_service_is_brought_to_its_end_by_another(
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
     do(shop, make_order(), *SOLD)
-    other_program = Shop(shop.directory)
+    other_program = Shop(shop.location)
     with other_program.payments.database.transaction(), pytest.raises(ServiceUnavailable):
         shop.settle("1")
     other_program.close()
@@ -432,7 +432,7 @@ def test_a_charge_is_the_orders_total_and_keeps_its_transaction_id(shop: Shop) -
     transaction_ids = [shop.payments.process_payment(order) for _ in range(2)]
     other = shop.payments.process_payment(make_order("2"))
 
-    charge = read_ledger(shop.directory).charges[0]
+    charge = read_ledger(shop.location).charges[0]
     assert (charge.amount_cents, charge.currency, charge.refunded) == (3_751, "EUR", False)
     assert transaction_ids == [charge.transaction_id] * 2
     assert other != charge.transaction_id
@@ -468,7 +468,7 @@ def test_repeats_that_compete_charge_and_sell_once(shop: Shop) -> None:
         for pending in [executor.submit(do, shop, order, "process_payment", "update_inventory") for _ in range(8)]:
             pending.result()
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     assert [charge.order_id for charge in ledger.charges] == ["1"]
     assert sorted(sale.sku for sale in ledger.sales) == ["coffee-1kg", "mug"]
     assert sorted(attempt.attempt for attempt in ledger.attempts if attempt.step == "process_payment") == [*range(1, 9)]
@@ -484,7 +484,7 @@ def keyless(tmp_path: Path) -> Iterator[Shop]:
 def test_without_keys_a_repeat_charges_and_sells_twice(keyless: Shop) -> None:
     do(keyless, make_order(items=(Item("mug", 2, 1250),)), *["process_payment", "update_inventory"] * 2)
 
-    ledger = read_ledger(keyless.directory)
+    ledger = read_ledger(keyless.location)
     assert [(charge.amount_cents, charge.refunded) for charge in ledger.charges] == [(2_500, False)] * 2
     assert len({charge.transaction_id for charge in ledger.charges}) == 2
     assert (len(ledger.sales), ledger.stock["mug"].now) == (2, 96)
@@ -497,7 +497,7 @@ def test_without_keys_a_void_names_the_first_charge_and_a_refund_pays_back_all(k
     keyless.payments.refund_payment(make_order())
 
     assert answer == first
-    assert [charge.refunded for charge in read_ledger(keyless.directory).charges] == [True, True]
+    assert [charge.refunded for charge in read_ledger(keyless.location).charges] == [True, True]
 
 
 @pytest.mark.parametrize("ended", [("process_payment", "refund_payment"), ("void_charge",), ("settle",)])
@@ -527,7 +527,7 @@ def test_a_mail_that_was_sent_is_never_noted_as_unsent(shop: Shop) -> None:
 
     do(shop, order, "note_unsent")
 
-    assert [confirmation.sent for confirmation in read_ledger(shop.directory).confirmations] == [True]
+    assert [confirmation.sent for confirmation in read_ledger(shop.location).confirmations] == [True]
 
 
 def test_a_mail_that_is_sent_after_all_replaces_the_note(shop: Shop) -> None:
@@ -536,13 +536,13 @@ def test_a_mail_that_is_sent_after_all_replaces_the_note(shop: Shop) -> None:
 
     do(shop, order, "send_confirmation")
 
-    assert [confirmation.sent for confirmation in read_ledger(shop.directory).confirmations] == [True]
+    assert [confirmation.sent for confirmation in read_ledger(shop.location).confirmations] == [True]
 
 
 def test_it_can_be_noted_that_an_unknown_customer_was_not_mailed(shop: Shop) -> None:
     do(shop, make_order(customer_id="nobody"), "note_unsent")
 
-    [confirmation] = read_ledger(shop.directory).confirmations
+    [confirmation] = read_ledger(shop.location).confirmations
     assert (confirmation.customer_id, confirmation.sent) == ("nobody", False)
 
 
@@ -592,7 +592,7 @@ def test_stock_and_money_add_up_after_any_operations(operations: list[tuple[str,
             except (ServiceUnavailable, PermanentError, AlreadyConfirmed):
                 continue
             done.append((order_id, step))
-        ledger = read_ledger(opened.directory)
+        ledger = read_ledger(opened.location)
         opened.close()
 
     for order_id in ORDERS:

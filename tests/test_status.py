@@ -128,7 +128,7 @@ async def test_a_payment_that_is_retried_shows_its_attempts_and_the_error(stage:
     async with serve(stage.client, shop):
         handle = await start(stage.client, order)
         await wait_until(
-            lambda: len(attempts_of(read_ledger(shop.directory), order, "process_payment")) > 1, "it is retried"
+            lambda: len(attempts_of(read_ledger(shop.location), order, "process_payment")) > 1, "it is retried"
         )
         description = await handle.describe()
         (pending,) = description.raw_description.pending_activities

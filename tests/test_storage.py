@@ -22,12 +22,12 @@ from conftest import make_order
 from comparison.processes import ROOT, clean_environment
 from shop import storage
 from shop.catalogue import PRODUCTS, Product
-from shop.errors import ReplyLost, ServiceUnavailable
+from shop.errors import ReplyLost, ServiceUnavailable, StoreUnusable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import Ledger, NoShop, Stock, read_ledger
 from shop.orders import Item
 from shop.shop import Shop
-from shop.storage import Database, DataDirectoryUnusable
+from shop.storage import Database
 
 PROCESSES = [str(number) for number in range(8)]
 # A race is not lost every time: without the lock that `Database` takes, some of these fail, but not each one.
@@ -42,6 +42,7 @@ from pathlib import Path
 from order_processor import process_order
 from shop.orders import SAMPLE_ORDER
 from shop.shop import Shop
+from shop.storage import Database
 
 for line in sys.stdin:
     with open(sys.argv[2]) as gate:
@@ -59,6 +60,7 @@ KILLED_IN_A_TRANSACTION = """
 import sys
 from pathlib import Path
 from shop.shop import Shop
+from shop.storage import Database
 
 with Shop(Path(sys.argv[1])).inventory.database.transaction() as connection:
     connection.execute("PRAGMA cache_size = 10")  # far less than what follows: it has to go to the file
@@ -70,7 +72,7 @@ with Shop(Path(sys.argv[1])).inventory.database.transaction() as connection:
 
 
 def effects(shop: Shop) -> Ledger:
-    return replace(read_ledger(shop.directory), attempts=())
+    return replace(read_ledger(shop.location), attempts=())
 
 
 @contextmanager
@@ -86,6 +88,12 @@ def limit_pages(database: Database, more: int) -> None:
     with database.transaction() as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + more}")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return where the `shop` of the fixtures is."""
+    return tmp_path / "shop"
 
 
 @pytest.fixture
@@ -160,7 +168,7 @@ def test_a_call_waits_for_a_database_that_another_program_has_locked(tmp_path: P
         shop.payments.process_payment(make_order())
 
         assert released.is_set()
-        assert [attempt.outcome for attempt in read_ledger(shop.directory).attempts] == ["ok"]
+        assert [attempt.outcome for attempt in read_ledger(shop.location).attempts] == ["ok"]
         timer.join()
 
 
@@ -169,14 +177,14 @@ def test_a_database_that_stays_locked_is_unavailable_and_unchanged(
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
     with closing(Shop(tmp_path)) as shop:
-        before = read_ledger(shop.directory)
+        before = read_ledger(shop.location)
 
         with lock_on(tmp_path / "inventory.sqlite3"), pytest.raises(ServiceUnavailable, match="locked"):
             shop.inventory.update_inventory(make_order())
 
-        assert read_ledger(shop.directory) == before
+        assert read_ledger(shop.location) == before
         shop.inventory.update_inventory(make_order())
-        assert [attempt.outcome for attempt in read_ledger(shop.directory).attempts] == ["ok"]
+        assert [attempt.outcome for attempt in read_ledger(shop.location).attempts] == ["ok"]
 
 
 def test_a_shop_whose_database_stays_locked_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +208,7 @@ def test_a_disk_that_is_full_halfway_through_an_effect_undoes_it_and_the_next_at
     limit_pages(shop.inventory.database, more=1_000)
     shop.inventory.update_inventory(order)
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     assert struck == before
     assert [attempt.outcome for attempt in ledger.attempts] == ["ServiceUnavailable", "ok"]
     assert len(ledger.sales) == 500
@@ -215,11 +223,11 @@ def test_a_disk_without_room_for_any_attempt_loses_no_charge(shop: Shop) -> None
         for number in range(1_000):
             shop.payments.process_payment(make_order(str(number)))
             charged += 1
-    full = read_ledger(shop.directory)
+    full = read_ledger(shop.location)
     limit_pages(shop.payments.database, more=1_000)
     shop.payments.process_payment(make_order(str(charged)))
 
-    charges = [charge.order_id for charge in read_ledger(shop.directory).charges]
+    charges = [charge.order_id for charge in read_ledger(shop.location).charges]
     assert 0 < len(full.charges) == charged
     assert charges == [str(number) for number in range(charged + 1)]
 
@@ -247,24 +255,24 @@ def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it(tmp_path: Pa
 
 
 def test_an_error_inside_a_transaction_rolls_it_back_and_frees_the_database(shop: Shop) -> None:
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     with pytest.raises(ZeroDivisionError), shop.inventory.database.transaction() as connection:
         connection.execute("UPDATE products SET now = 0")
         _ = 1 / 0
 
-    assert read_ledger(shop.directory) == before
+    assert read_ledger(shop.location) == before
 
 
 def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_repeating(shop: Shop) -> None:
     shop.inventory.update_inventory(make_order())
-    before = read_ledger(shop.directory)
+    before = read_ledger(shop.location)
 
     for statement in ("UPDATE products SET now = now - 101", "INSERT INTO sales VALUES ('1', '1', 'digest', 0)"):
         with pytest.raises(ServiceUnavailable, match="constraint"), shop.inventory.database.transaction() as connection:
             connection.execute(statement)
 
-    assert read_ledger(shop.directory) == before
+    assert read_ledger(shop.location) == before
 
 
 def test_a_new_data_directory_is_private_to_its_user(tmp_path: Path) -> None:
@@ -282,14 +290,15 @@ def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path, obstacle:
     path.parent.mkdir(exist_ok=True)
     path.mkdir() if is_directory else path.write_text("neither a database nor a directory. " * 100)
 
-    with pytest.raises(DataDirectoryUnusable, match=str(tmp_path / "data")):
+    with pytest.raises(StoreUnusable, match=str(tmp_path / "data")):
         Shop(tmp_path / "data")
 
 
 def test_many_threads_behind_the_lock_of_another_program_are_all_answered_after_one_waiting_time(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 2.0)
+    shop = Shop(tmp_path)
 
     def call(number: int) -> float:
         # Each comes a little later than the one before it: when that one gives up, it has time left.
@@ -299,21 +308,22 @@ def test_many_threads_behind_the_lock_of_another_program_are_all_answered_after_
             shop.payments.process_payment(make_order(str(number)))
         return time.monotonic() - begin
 
-    with lock_on(shop.directory / "payments.sqlite3"), ThreadPoolExecutor(8) as executor:
+    with closing(shop), lock_on(tmp_path / "payments.sqlite3"), ThreadPoolExecutor(8) as executor:
         waited_seconds = list(executor.map(call, range(8)))
 
     # To wait for the other threads and then anew for the other program would take 3 s and more.
     assert min(waited_seconds) > 1.5
     assert max(waited_seconds) < 2.8
-    assert read_ledger(shop.directory).attempts == ()
+    assert read_ledger(tmp_path).attempts == ()
 
 
 def test_a_thread_that_waits_for_another_one_is_answered_after_the_same_time(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.2)
+    shop = Shop(tmp_path)
 
-    with ThreadPoolExecutor() as executor, shop.payments.database.transaction():
+    with closing(shop), ThreadPoolExecutor() as executor, shop.payments.database.transaction():
         waiting = executor.submit(shop.payments.process_payment, make_order())
         error = waiting.exception(timeout=30)
 
@@ -321,13 +331,13 @@ def test_a_thread_that_waits_for_another_one_is_answered_after_the_same_time(
     assert "busy" in str(error)
 
 
-def test_looking_waits_for_no_writer_and_sees_nothing_that_is_not_committed(shop: Shop) -> None:
-    before = read_ledger(shop.directory)
+def test_looking_waits_for_no_writer_and_sees_nothing_that_is_not_committed(shop: Shop, data: Path) -> None:
+    before = read_ledger(shop.location)
 
-    with lock_on(shop.directory / "inventory.sqlite3") as writer:
+    with lock_on(data / "inventory.sqlite3") as writer:
         writer.execute("UPDATE products SET now = 0")
-        with lock_on(shop.directory / "payments.sqlite3"), lock_on(shop.directory / "notifications.sqlite3"):
-            seen = read_ledger(shop.directory)
+        with lock_on(data / "payments.sqlite3"), lock_on(data / "notifications.sqlite3"):
+            seen = read_ledger(shop.location)
 
     assert seen == before
 
@@ -379,19 +389,19 @@ def overwrite_the_file(data: Path) -> None:
 
 @pytest.mark.parametrize("damage", [drop_a_table, overwrite_the_file])
 def test_a_database_that_is_damaged_while_it_is_used_is_an_unavailable_service(
-    shop: Shop, damage: Callable[[Path], None]
+    shop: Shop, data: Path, damage: Callable[[Path], None]
 ) -> None:
     shop.inventory.validate_inventory(make_order())
     shop.payments.process_payment(make_order())
 
-    damage(shop.directory)
+    damage(data)
 
     for call in (shop.inventory.update_inventory, shop.inventory.void_sale):
         with pytest.raises(ServiceUnavailable):
             call(make_order())
     shop.payments.refund_payment(make_order())
     with pytest.raises(NoShop, match="inventory"):
-        read_ledger(shop.directory)
+        read_ledger(shop.location)
     with shop.payments.database.transaction() as connection:
         assert [row["refunded"] for row in connection.execute("SELECT refunded FROM charges")] == [1]
 
@@ -422,11 +432,11 @@ def replace_each_file(data: Path) -> None:
 
 @pytest.mark.parametrize("mishap", [remove, move_away, replace_by_a_copy, replace_by_a_new_shop, replace_each_file])
 def test_a_data_folder_that_is_removed_or_replaced_while_it_is_used_is_noticed(
-    shop: Shop, mishap: Callable[[Path], None]
+    shop: Shop, data: Path, mishap: Callable[[Path], None]
 ) -> None:
     shop.payments.process_payment(make_order())
 
-    mishap(shop.directory)
+    mishap(data)
 
     for call in (
         shop.inventory.validate_inventory,
@@ -464,21 +474,21 @@ def test_an_effect_whose_attempt_cannot_be_closed_is_an_unknown_outcome_and_stay
 
 
 def test_a_refusal_whose_attempt_cannot_be_closed_is_a_refusal_all_the_same(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
-    held = sqlite3.connect(shop.directory / "payments.sqlite3", isolation_level=None)
+    held = sqlite3.connect(data / "payments.sqlite3", isolation_level=None)
 
     @dataclass(frozen=True)
     class LockedBeforeTheEffect(Fault):
         def before_effect(self) -> None:
             held.execute("BEGIN IMMEDIATE")
 
-    struck = Shop(shop.directory, FaultPlan((PlannedFault("process_payment", LockedBeforeTheEffect(), 1),)))
+    struck = Shop(shop.location, FaultPlan((PlannedFault("process_payment", LockedBeforeTheEffect(), 1),)))
     with closing(held), closing(struck), pytest.raises(ServiceUnavailable, match="locked"):
         struck.payments.process_payment(make_order())
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     assert ([attempt.outcome for attempt in ledger.attempts], ledger.charges) == (["started"], ())
 
 
@@ -488,7 +498,7 @@ def test_a_folder_whose_lock_is_held_is_not_opened(tmp_path: Path, monkeypatch: 
 
     with (tmp_path / ".lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(DataDirectoryUnusable, match="another process holds this lock"):
+        with pytest.raises(StoreUnusable, match="another process holds this lock"):
             Shop(tmp_path)
 
     Shop(tmp_path).close()

@@ -113,7 +113,7 @@ def run(environment: WorkflowEnvironment, tmp_path: Path) -> RunOrder:
             handle = await start(client, order)
             outcome = await asyncio.wait_for(wait_for_outcome(client, handle, order), MAX_TEST_SECONDS)
         assert outcome
-        ledger = read_ledger(shop.directory)
+        ledger = read_ledger(shop.location)
         shop.close()
         return Run(outcome, await duration(handle), ledger, times)
 
@@ -189,11 +189,11 @@ async def test_two_days_without_a_worker_use_up_no_attempt_and_the_order_is_mail
         while await handle.query(OrderWorkflow.status) != "send_confirmation":
             await asyncio.sleep(POLL_SECONDS)
         await skip(environment, timedelta(days=2))
-        tried_before = attempts_of(read_ledger(shop.directory), order, "send_confirmation")
+        tried_before = attempts_of(read_ledger(shop.location), order, "send_confirmation")
         async with serve(client, shop, workflows=(), interceptors=[times]):
             status, _ = await end_of(client, handle, order)
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     shop.close()
     assert (tried_before, times.numbers) == ([], {"send_confirmation": [1, 2, 3]})
     assert attempts_of(ledger, order, "send_confirmation") == ["ServiceUnavailable"] * 2 + ["ok"]
@@ -309,7 +309,7 @@ async def test_of_two_who_want_the_last_item_one_gets_it_and_the_other_is_refund
         pairs = zip(handles, orders, strict=True)
         ends = await asyncio.gather(*(end_of(stage.client, handle, order) for handle, order in pairs))
 
-    ledger = read_ledger(shop.directory)
+    ledger = read_ledger(shop.location)
     shop.close()
     assert {status for status, _ in ends} == {Status.COMPLETED, Status.REJECTED}
     for order, (status, _) in zip(orders, ends, strict=True):

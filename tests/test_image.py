@@ -1,0 +1,184 @@
+"""The worker's image. No engine runs here: a linter reads the Dockerfile, and the tests carry it out without one.
+
+A virtual environment stands for the base image. Packages come from the index, as they do in the image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import Stage, make_order
+from test_imports import reached_from
+
+from comparison.processes import ROOT, STOP_TIMEOUT_SECONDS, clean_environment, wait_until
+
+PROGRAMS = Path(sys.executable).parent
+LOCK, WORKER_LOCK = ROOT / "requirements.lock", ROOT / "requirements-worker.lock"
+BASE = re.compile(r"python:(?P<version>3\.\d+)\.\d+-slim-\w+")
+INSTALL_TIMEOUT_SECONDS = 240
+
+pytestmark = pytest.mark.timeout(INSTALL_TIMEOUT_SECONDS + 50)
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file, continued ones joined, without comments and empty ones."""
+    lines = path.read_text().replace("\\\n", "").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def instructions() -> list[tuple[str, str]]:
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines_of(ROOT / "Dockerfile"))]
+
+
+def let_through() -> set[str]:
+    """Return what .dockerignore lets through: it excludes everything, and then names what it lets through."""
+    everything, *names, caches = lines_of(ROOT / ".dockerignore")
+    assert (everything, caches) == ("*", "**/__pycache__")
+    assert all(re.fullmatch(r"![\w.-]+", name) for name in names)
+    return {name[1:] for name in names}
+
+
+def copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
+
+
+def packages_in(lock: Path) -> dict[str, set[str]]:
+    """Return the hashes of each package of a lock, by its line: name, version and marker."""
+    blocks = re.findall(r"^(\S+==[^\\\n]*?) *\\\n((?: +--hash.*\n?)+)", lock.read_text(), re.MULTILINE)
+    return {package: set(re.findall(r"--hash=(\S+)", hashes)) for package, hashes in blocks}
+
+
+@dataclass(frozen=True)
+class Image:
+    """A folder with what the image holds, an environment with its Python, and the command that it starts."""
+
+    directory: Path
+    environment: dict[str, str]
+    command: list[str]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """Carry the Dockerfile out."""
+    root, context = tmp_path_factory.mktemp("image"), tmp_path_factory.mktemp("context")
+    for name in let_through():
+        copy(ROOT / name, context / name)
+    directory, command = root, list[str]()
+    environment = clean_environment(PATH=f"{root / 'python' / 'bin'}:{os.environ['PATH']}", PIP_NO_INPUT="1")
+    for name, rest in instructions():
+        if name == "FROM":
+            subprocess.run([sys.executable, "-m", "venv", root / "python"], check=True)
+        elif name == "WORKDIR":
+            directory = root / rest.lstrip("/")
+            directory.mkdir()
+        elif name == "COPY":
+            source, target = rest.split()
+            copy(context / source, directory / target)
+        elif name == "RUN" and rest.startswith("pip install "):
+            subprocess.run(
+                rest, shell=True, cwd=directory, env=environment, check=True, timeout=INSTALL_TIMEOUT_SECONDS
+            )
+        elif name == "ENTRYPOINT":
+            command = json.loads(rest)
+        else:
+            assert name == "USER" or rest.startswith("useradd "), f"this test cannot carry out: {name} {rest}"
+    return Image(directory, environment, command)
+
+
+def test_the_linter_finds_nothing() -> None:
+    linted = subprocess.run([PROGRAMS / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+
+    assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
+
+
+def test_the_base_is_slim_and_pinned_and_the_only_one() -> None:
+    bases = [rest for name, rest in instructions() if name == "FROM"]
+
+    assert len(bases) == 1
+    assert BASE.fullmatch(bases[0])
+
+
+def test_the_worker_is_not_root_and_gets_its_signals_itself() -> None:
+    *_, (user, number), (entrypoint, command) = instructions()
+
+    assert (user, number.isdecimal(), number == "0") == ("USER", True, False)
+    assert (entrypoint, json.loads(command)) == ("ENTRYPOINT", ["python", "run_worker.py"])
+
+
+def test_the_image_holds_what_a_worker_imports_and_nothing_else() -> None:
+    imported = {name.partition(".")[0] for name in reached_from("run_worker") | {"run_worker"}}
+
+    assert {Path(name).stem for name in let_through() - {WORKER_LOCK.name}} == imported
+
+
+def test_the_workers_lock_is_the_part_of_the_lock_that_a_worker_needs() -> None:
+    locked, for_the_worker = packages_in(LOCK), packages_in(WORKER_LOCK)
+
+    assert {name.partition("==")[0] for name in for_the_worker} >= {"temporalio", "rich", "psycopg"}
+    assert {name: locked.get(name) for name in for_the_worker} == for_the_worker
+    assert all(for_the_worker.values())
+
+
+def test_the_image_has_the_workers_packages_and_no_other(image: Image) -> None:
+    listed = subprocess.run(
+        ["pip", "list", "--format=json"], env=image.environment, capture_output=True, text=True, check=True
+    ).stdout
+    installed = {package["name"].lower().replace("_", "-") for package in json.loads(listed)}
+
+    assert installed - {"pip", "setuptools"} <= {name.partition("==")[0] for name in packages_in(WORKER_LOCK)}
+    # With the library of PostgreSQL inside: the image has none.
+    subprocess.run(["python", "-c", "import psycopg"], env=image.environment, check=True)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_images_own_python_needs_no_compiler(machine: str, tmp_path: Path) -> None:
+    (base,) = [BASE.fullmatch(rest) for name, rest in instructions() if name == "FROM"]
+    assert base
+    platforms = [f"--platform={tag}_{machine}" for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_28")]
+
+    resolved = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", f"--target={tmp_path}", "--only-binary=:all:"]
+        + [f"--python-version={base['version']}", *platforms, "--require-hashes", f"--requirement={WORKER_LOCK}"],
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_TIMEOUT_SECONDS,
+    )
+
+    assert resolved.returncode == 0, resolved.stderr
+    assert "Would install" in resolved.stdout
+
+
+async def test_the_image_completes_an_order_and_drains_on_sigterm(image: Image, stage: Stage) -> None:
+    log = stage.directory / "image.err"
+    environment = {**image.environment, **stage.settings, "PATH": image.environment["PATH"]}
+    with log.open("wb") as errors:
+        worker = await asyncio.create_subprocess_exec(
+            *image.command, cwd=image.directory, env={**environment, "SHOP_DATA": str(stage.data)}, stderr=errors
+        )
+    try:
+        await wait_until(lambda: "serving task queue" in log.read_text(), "the image serves")
+        ended = await stage.run_orders(make_order("1"))
+        os.kill(worker.pid, signal.SIGTERM)
+        status = await asyncio.wait_for(worker.wait(), STOP_TIMEOUT_SECONDS)
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+
+    assert ended == (0, {"1": "completed"})
+    assert [charge.order_id for charge in stage.ledger().charges] == ["1"]
+    assert status == 0
+    assert "stopped; orders under way go on with the next worker" in log.read_text()

@@ -1,96 +1,121 @@
-"""What durability costs: both versions on the same orders, one after the other in one run."""
+"""What durability costs: every figure in one run, on this machine.
+
+In each round all take turns, so that noise strikes all alike: the script; the workflow, twice, because its ratio to
+itself is the noise of the other ratios; a workflow of four steps that do nothing, the least that the engine asks; the
+workflow on a server as `temporal server start-dev --db-filename` starts it; script and workflow in a slow shop, with
+services as slow as real ones. A turn is some orders alone, each from the start call to the outcome, then many with 32
+in flight, from the first start call to the last outcome, with the CPU of each process meanwhile. This process plays
+the starter and the script, by their own functions: no program's start is counted, and no log is written.
+
+Then, with the real programs: files of 10, 100 and 1,000 orders on a fresh server, and a worker killed in mid-payment.
+The exit status tells whether all orders were completed, whatever the goals say.
+"""
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from comparison.audit import WHOLE, accounts_of
-from comparison.folders import in_own_folder
-from comparison.processes import Program, Worker, clean_environment
-from comparison.runner import running_server, write_orders
-from shop.catalogue import Product
-from shop.ledger import read_ledger
-from shop.orders import SAMPLE_ORDER, Item, Order
-from shop.shop import Shop
+from rich.progress import Progress, TaskID
 
-SINGLE_ORDERS = 20
-CONCURRENCY = 8
+from comparison.figures import Figures, draw, make_json, make_text
+from comparison.folders import in_own_folder, make_progress
+from comparison.measure import NotCompleted, Round, measure_file, measure_recovery, measure_round, seconds_of
+from comparison.processes import Program, Server
+from comparison.subjects import Subject, start, start_subjects, start_workflow
+
+SIZES, LONG_SIZES = (10, 100, 1000), (10, 100, 500, 1000, 5000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: rounds of some orders alone and some in flight, and files of some sizes."""
+
+    rounds: int = 3
+    orders: int = 64
+    alone: int = 8
+    warm_up: int = 4
+    sizes: tuple[int, ...] = SIZES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--orders", type=int, default=100, metavar="N", help="for the throughput (default: 100)")
+    parser.add_argument("--rounds", type=int, default=Plan.rounds, metavar="N", help=f"(default: {Plan.rounds})")
+    parser.add_argument("--orders", type=int, default=Plan.orders, metavar="N", help=f"a turn (default: {Plan.orders})")
+    parser.add_argument("--long", action="store_true", help="files of 500 and 5,000 orders, too")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--svg", metavar="FILE", help="draw rates and CPU, too")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure; return 0 if all orders were completed."""
-    if not 1 <= arguments.orders <= 10_000:
-        print("bench: --orders must be from 1 to 10000", file=sys.stderr)
+    """Measure; return 0 if all orders were completed, 1 if not, 2 for bad usage."""
+    if not 1 <= arguments.orders <= 10_000 or not 1 <= arguments.rounds <= 100:
+        print("bench: --orders must be from 1 to 10000, --rounds from 1 to 100", file=sys.stderr)
         return 2
-    return in_own_folder(lambda directory: run_bench(directory, arguments.orders))
+    if arguments.svg and not Path(arguments.svg).absolute().parent.is_dir():
+        print(f"bench: --svg: there is no folder for {arguments.svg}", file=sys.stderr)
+        return 2
+    plan = Plan(arguments.rounds, arguments.orders, sizes=LONG_SIZES if arguments.long else SIZES)
+    return in_own_folder(lambda directory: _bench(directory, plan, arguments))
 
 
-async def run_bench(directory: Path, number: int) -> bool:
-    """Measure latency and throughput of both versions, and print them with their ratio.
-
-    Both process the same orders, first one at a time, then eight at a time. An order's time is that from the beginning
-    of its first step to that of its last, by the shop's ledger; a file's is that of the whole process that was given
-    it. All processes share this machine, the server too.
-
-    Returns:
-        Whether all orders were completed: a fast failure is no result.
-    """
-    singles = [_order(f"single-{index}") for index in range(SINGLE_ORDERS)]
-    many = [_order(f"many-{index}") for index in range(number)]
-    script = await _measure(directory / "script", None, singles, many)
-    async with running_server(directory / "server") as server:
-        temporal = await _measure(directory / "temporal", server.settings(), singles, many)
-    print(f"{'':<44}{'script':>12}{'Temporal':>12}{'ratio':>8}")
-    latency, rate = f"first step to last, median of {SINGLE_ORDERS}", f"{number} orders, {CONCURRENCY} at a time"
-    print(f"{latency:<44}{script[0] * 1000:>9.1f} ms{temporal[0] * 1000:>9.1f} ms{temporal[0] / script[0]:>8.0f}")
-    print(f"{rate:<44}{script[1]:>10.0f}/s{temporal[1]:>10.0f}/s{script[1] / temporal[1]:>8.0f}")
-    return script[2] and temporal[2]
-
-
-async def _measure(
-    directory: Path, settings: dict[str, str] | None, singles: list[Order], many: list[Order]
-) -> tuple[float, float, bool]:
-    """Return seconds an order, orders a second, and whether all were completed."""
-    directory.mkdir()
-    data = directory / "shop"
-    shop = Shop(data)
-    shop.inventory.replace_products([Product("mug", "Mug", 10**6)])
-    worker = Worker(directory / "worker", settings, data) if settings else None
-    if worker:
-        await worker.start()
-
-    async def process(name: str, orders: list[Order], concurrency: int) -> float:
-        path = write_orders(directory / f"{name}.jsonl", orders)
-        environment = settings or clean_environment()
-        program = ["run_workflow.py", str(path)] if settings else ["order_processor.py", str(path), f"--data={data}"]
-        started = time.perf_counter()
-        await Program(directory / name, environment, *program, f"--concurrency={concurrency}").run(600)
-        return time.perf_counter() - started
-
+async def _bench(directory: Path, plan: Plan, arguments: argparse.Namespace) -> bool:
     try:
-        await process("singles", singles, 1)
-        seconds = await process("many", many, CONCURRENCY)
-    finally:
-        if worker:
-            await worker.stop()
-    accounts = accounts_of([*singles, *many], read_ledger(data))
-    latencies = [accounts[order.order_id].seconds for order in singles]
-    return (
-        statistics.median(latencies),
-        len(many) / seconds,
-        all(account.ending in WHOLE for account in accounts.values()),
-    )
+        # Drawn once a second: the bar's CPU counts as the starter's.
+        with make_progress(refresh_per_second=1) as progress:
+            figures = await take_figures(directory, plan, progress)
+    except NotCompleted as error:
+        print(f"bench: not completed: {error}", file=sys.stderr)
+        return False
+    print(make_json(figures) if arguments.json else make_text(figures))
+    if arguments.svg:
+        draw(figures, Path(arguments.svg))
+    return True
 
 
-def _order(order_id: str) -> Order:
-    return replace(SAMPLE_ORDER, order_id=order_id, items=(Item("mug", 1, 1250),))
+async def take_figures(directory: Path, plan: Plan, progress: Progress) -> Figures:
+    """Measure everything.
+
+    Raises:
+        NotCompleted: if an order was not, by its outcome or by the ledgers.
+    """
+    bar = progress.add_task("the servers start", total=7 * (plan.rounds + 1) + len(plan.sizes) + 1)
+    async with AsyncExitStack() as running:
+        subjects = await start_subjects(directory, running)
+        rounds = await _take_turns(subjects, plan, progress, bar)
+    async with AsyncExitStack() as running:
+        directory /= "fresh"
+        server = await start(running, Server(directory))
+        subjects.append(await start_workflow(directory, running, server, "files"))
+        files = []
+        for size in plan.sizes:
+            progress.update(bar, description=f"a file of {size} orders")
+            command = ("run_workflow.py", str(directory / f"{size}.jsonl"))
+            starter = Program(directory / f"starter-{size}", server.settings("files"), *command)
+            files.append(await measure_file(subjects[-1], starter, size))
+            progress.advance(bar)
+        progress.update(bar, description="a worker is killed")
+        subjects.append(await start_workflow(directory, running, server, "killed", "process_payment:slow(5)"))
+        recovery_seconds = await measure_recovery(subjects[-1])
+    for subject in subjects:
+        if incomplete := subject.incomplete():
+            raise NotCompleted(f"{subject.name}, by the ledgers: orders {', '.join(incomplete)}")
+    return Figures(plan.orders, rounds, files, recovery_seconds)
+
+
+async def _take_turns(subjects: list[Subject], plan: Plan, progress: Progress, bar: TaskID) -> dict[str, list[Round]]:
+    rounds: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
+    for subject in subjects:
+        progress.update(bar, description=f"warm up: {subject.name}")
+        await seconds_of(subject, subject.place(plan.warm_up))
+        progress.advance(bar)
+    for number in range(1, plan.rounds + 1):
+        # Forwards and backwards: nobody always comes first.
+        for subject in subjects if number % 2 else reversed(subjects):
+            progress.update(bar, description=f"round {number}: {subject.name}")
+            rounds[subject.name].append(await measure_round(subject, plan.alone, plan.orders))
+            progress.advance(bar)
+    return rounds

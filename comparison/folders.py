@@ -12,6 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from comparison.processes import NotInTime
+from plumbing.connection import NoConnection
+
 INTERRUPTED = 130  # as shells say it of SIGINT
 
 
@@ -24,6 +27,9 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
         shutil.rmtree(directory, ignore_errors=True)
         print("interrupted; all processes are stopped", file=sys.stderr)
         return INTERRUPTED
+    except (NotInTime, NoConnection) as error:  # A machine too busy for our patience.
+        print(f"{error}; the folder of this run is {directory}", file=sys.stderr)
+        return 1
     except BaseException:
         print(f"the folder of this run is {directory}", file=sys.stderr)
         raise
@@ -34,8 +40,14 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     return 1
 
 
-def make_progress() -> Progress:
+def make_progress(refresh_per_second: float = 10) -> Progress:
     """Return a progress bar on standard error, drawn only on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        *columns,
+        console=console,
+        refresh_per_second=refresh_per_second,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -20,14 +20,19 @@ from temporalio.client import Client
 from plumbing.connection import NoConnection, connect
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_TIMEOUT_SECONDS = 30.0
+# A busy machine: a worker that serves after a second here has taken half a minute elsewhere.
+READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.05
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment without any `TEMPORAL_*` or `SHOP_*` setting, and with `settings`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "SHOP_"))}
+    """Return this process's environment without any `TEMPORAL_*` or `SHOP_*` setting, and with `settings`.
+
+    Python may write its bytecode: a worker that may not compiles `workflows.py` anew for every order.
+    """
+    ours = ("TEMPORAL_", "SHOP_", "PYTHONDONTWRITEBYTECODE")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     # An empty profile file: the user's own must not decide where we connect to.
     return {**inherited, "TEMPORAL_CONFIG_FILE": os.devnull, "PYTHONUNBUFFERED": "1", **settings}
 
@@ -45,16 +50,20 @@ def free_port() -> int:
             return port
 
 
+class NotInTime(Exception):
+    """What was waited for did not happen; the message says what, and for how long it was waited for."""
+
+
 async def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
     """Wait until `condition` holds.
 
     Raises:
-        TimeoutError: if it does not in time, naming `what` was waited for.
+        NotInTime: if it does not.
     """
     deadline = asyncio.get_running_loop().time() + timeout_seconds
     while not condition():
         if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(f"waited {timeout_seconds:.0f} s in vain: {what}")
+            raise NotInTime(f"waited {timeout_seconds:.0f} s in vain: {what}")
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -69,6 +78,8 @@ class LogEntry:
 
 class Program:
     """One of the repository's programs as a process. Its output goes to `<log>.out` and `<log>.err`, appended to."""
+
+    executable = sys.executable
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
         """Describe the process; `start` starts it."""
@@ -85,7 +96,7 @@ class Program:
         self.log.append(LogEntry(time.time(), f"{self.arguments[0]} starts"))
         with self.output.open("ab") as output, self.errors.open("ab") as errors, self.standard_input.open() as lines:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                self.executable,
                 *self.arguments,
                 stdin=lines,
                 stdout=output,
@@ -106,9 +117,16 @@ class Program:
         return self.process is not None and self.process.returncode is None
 
     async def wait(self, timeout_seconds: float | None = None) -> int:
-        """Wait for its end; return the exit status, or minus the signal that killed it."""
+        """Wait for its end; return the exit status, or minus the signal that killed it.
+
+        Raises:
+            NotInTime: if it does not end.
+        """
         assert self.process is not None, "start it first"
-        status = await asyncio.wait_for(self.process.wait(), timeout_seconds)
+        try:
+            status = await asyncio.wait_for(self.process.wait(), timeout_seconds)
+        except asyncio.TimeoutError as error:
+            raise NotInTime(f"waited {timeout_seconds:.0f} s in vain: {self.arguments[0]} ends") from error
         if self.log[-1].status is None:
             how = "killed" if status == -signal.SIGKILL else "ends"
             self.log.append(LogEntry(time.time(), f"{self.arguments[0]} {how}", status))
@@ -140,7 +158,7 @@ class Program:
         self.signal(signal.SIGTERM)
         try:
             await self.wait(STOP_TIMEOUT_SECONDS)
-        except asyncio.TimeoutError:
+        except NotInTime:
             await self.kill()
 
     def lines(self) -> list[str]:

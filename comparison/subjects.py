@@ -1,0 +1,147 @@
+"""What the benchmark measures: the script, the workflow on two servers, and the floor, up and ready."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from comparison.audit import Ending, accounts_of
+from comparison.floor import Floor
+from comparison.processes import Program, Server, Worker
+from order_processor import process_order
+from plumbing.connection import TASK_QUEUE
+from run_workflow import run_order
+from shop.catalogue import Product
+from shop.faults import parse_faults
+from shop.ledger import read_ledger
+from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
+from shop.shop import Shop
+
+IN_FLIGHT = 32
+# As services of real life: 20 ms for the stock, each time, 200 ms for the payment, 50 ms for the mail.
+SLOW_FAULTS = (
+    "validate_inventory:slow(0.02)*inf,process_payment:slow(0.2)*inf,"
+    "update_inventory:slow(0.02)*inf,send_confirmation:slow(0.05)*inf"
+)
+SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK = "script", "workflow", "workflow again", "empty steps", "stock server"
+SLOW_SCRIPT, SLOW_WORKFLOW = "script, slow shop", "workflow, slow shop"
+
+ProgramT = TypeVar("ProgramT", bound=Program)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way to process orders: `process` takes one to its outcome, in this process or by the programs named."""
+
+    name: str
+    process: Callable[[Order], Awaitable[Outcome]]
+    server: Program | None = None
+    worker: Program | None = None
+    data: Path | None = None
+    placed: list[Order] = field(default_factory=list)
+
+    def place(self, number: int) -> list[Order]:
+        """Return new orders of one mug each, and keep them to be judged."""
+        first, mug = len(self.placed), (Item("mug", 1, 1250),)
+        orders = [replace(SAMPLE_ORDER, order_id=f"{first + index}", items=mug) for index in range(number)]
+        self.placed.extend(orders)
+        return orders
+
+    def incomplete(self) -> list[str]:
+        """Return the orders that are not complete by the ledgers. The floor has none."""
+        accounts = accounts_of(self.placed, read_ledger(self.data)) if self.data else {}
+        return [order_id for order_id, account in accounts.items() if account.ending is not Ending.COMPLETE]
+
+
+async def start(running: AsyncExitStack, program: ProgramT) -> ProgramT:
+    """Start a program that is stopped when `running` is left."""
+    running.push_async_callback(program.stop)
+    await program.start()
+    return program
+
+
+async def start_subjects(directory: Path, running: AsyncExitStack) -> list[Subject]:
+    """Start all. Those on one server have a namespace and a worker each."""
+    server = await start(running, Server(directory / "server"))
+    stock = await start(running, stock_server(directory / "stock"))
+    workflow = await start_workflow(directory, running, server, WORKFLOW)
+    return [
+        make_script(directory, SCRIPT),
+        workflow,
+        replace(workflow, name=AGAIN),
+        await start_floor(directory, running, server),
+        await start_workflow(directory, running, stock, STOCK),
+        make_script(directory, SLOW_SCRIPT, SLOW_FAULTS),
+        await start_workflow(directory, running, server, SLOW_WORKFLOW, SLOW_FAULTS),
+    ]
+
+
+def stock_server(directory: Path) -> Server:
+    """Return the development server as it comes: with a file for its state, and nothing set to make it faster."""
+    server = Server(directory)
+    server.executable = shutil.which("temporal", path=str(Path(sys.executable).parent)) or "temporal"
+    options = ("--search-attribute=OrderStatus=Keyword", "--ui-disable-news-fetch", "--log-level=error")
+    ports = (f"--port={server.port}", f"--ui-port={server.port + 1000}")
+    server.arguments = ("server", "start-dev", f"--db-filename={directory / 'temporal.sqlite3'}", *ports, *options)
+    return server
+
+
+def make_script(directory: Path, name: str, faults: str = "") -> Subject:
+    """Return the script, in threads of this process."""
+    data = make_shop(directory / name)
+    shop, threads = Shop(data, parse_faults(faults)), ThreadPoolExecutor(IN_FLIGHT)
+
+    async def process(order: Order) -> Outcome:
+        return await asyncio.get_running_loop().run_in_executor(threads, process_order, shop, order)
+
+    return Subject(name, process, data=data)
+
+
+async def start_workflow(
+    directory: Path, running: AsyncExitStack, server: Server, name: str, faults: str = ""
+) -> Subject:
+    """Return the workflow on a server; the starter's own function starts it and waits, in this process."""
+    data, namespace = make_shop(directory / name), await add_namespace(server, name)
+    worker = await start(running, Worker(directory / name / "worker", server.settings(namespace), data, faults))
+    process = functools.partial(run_order, await server.client(namespace), wait=True)
+    return Subject(name, process, server, worker, data)
+
+
+async def start_floor(directory: Path, running: AsyncExitStack, server: Server) -> Subject:
+    """Return the workflow whose steps do nothing."""
+    namespace = await add_namespace(server, FLOOR)
+    worker = Worker(directory / FLOOR / "worker", server.settings(namespace), directory)
+    worker.arguments = ("-m", "comparison.floor")
+    await start(running, worker)
+    client = await server.client(namespace)
+
+    async def process(order: Order) -> Outcome:
+        await client.execute_workflow(Floor.run, order.order_id, id=order.order_id, task_queue=TASK_QUEUE)
+        return Outcome(order.order_id, Status.COMPLETED, "")
+
+    return Subject(FLOOR, process, server, worker)
+
+
+async def add_namespace(server: Server, name: str) -> str:
+    """Make a namespace of that name, and return how it is written."""
+    namespace = re.sub(r"\W+", "-", name)
+    await server.add_namespace(namespace)
+    return namespace
+
+
+def make_shop(directory: Path) -> Path:
+    """Stock a shop with mugs for all orders, and return its data directory."""
+    data = directory / "shop"
+    shop = Shop(data)
+    shop.inventory.replace_products([Product("mug", "Mug", 10**6)])
+    shop.close()
+    return data

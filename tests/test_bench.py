@@ -1,0 +1,243 @@
+"""The benchmark: how figures are made of what was measured, and one small run of everything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.progress import Progress
+
+from comparison import bench
+from comparison.figures import SHOWN, Figures, Goal, draw, make_json, make_text, spread
+from comparison.folders import make_progress
+from comparison.measure import FileRun, NotCompleted, Round, Usage, parse_ps, quantile, seconds_of, usage_of
+from comparison.processes import Program
+from comparison.subjects import AGAIN, FLOOR, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW, Subject, make_script
+from shop.ledger import read_ledger
+from shop.orders import Order, Outcome, Status
+
+SUBJECTS = (SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK, SLOW_SCRIPT, SLOW_WORKFLOW)
+
+
+def make_round(orders_per_second: float = 20.0, p50_ms: float = 50.0, cpu_ms: float = 90.0) -> Round:
+    return Round(orders_per_second, p50_ms, 2 * p50_ms, cpu_ms / 2, cpu_ms / 3, cpu_ms / 6, cpu_ms)
+
+
+def make_file(orders: int, seconds: float) -> FileRun:
+    return FileRun(orders, seconds, cpu_ms=80.0, server_mb=200.0, worker_mb=80.0, starter_mb=60.0)
+
+
+def make_figures(*files: FileRun, **rounds: list[Round]) -> Figures:
+    return Figures(
+        orders=64,
+        rounds={name: rounds.get(name, [make_round(), make_round()]) for name in SUBJECTS},
+        files=list(files) or [make_file(10, 1.5), make_file(100, 6.0)],
+        recovery_seconds=11.1,
+    )
+
+
+def goals_by_name(figures: Figures) -> dict[str, Goal]:
+    return {goal.name: goal for goal in figures.goals}
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    figures = make_figures(workflow=[make_round(20.0), make_round(10.0)], script=[make_round(200.0), make_round(50.0)])
+
+    assert figures.ratios(WORKFLOW, SCRIPT, "orders_per_second") == (0.1, 0.2)
+
+
+def test_the_fit_is_the_line_through_the_files() -> None:
+    figures = make_figures(*(make_file(orders, 2.0 + 0.05 * orders) for orders in (10, 100, 1000)))
+
+    assert list(figures.fit) == pytest.approx([2.0, 0.05])
+
+
+def test_what_an_order_more_takes_is_the_rise_from_the_file_before() -> None:
+    figures = make_figures(make_file(10, 1.0), make_file(110, 6.0), make_file(1110, 106.0))
+
+    assert figures.marginal_ms == {110: 50.0, 1110: 100.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "sense", "verdict"),
+    [
+        ((0.5, 2.0, 9.0), ">=", ">= 2.0: met"),
+        ((1.9,), ">=", ">= 2.0: missed"),
+        ((0.5, 2.0, 9.0), "<=", "<= 2.0: met"),
+        ((2.1,), "<=", "<= 2.0: missed"),
+        ((2.1,), "", "the noise"),
+    ],
+)
+def test_a_goal_is_met_by_the_median(values: tuple[float, ...], sense: str, verdict: str) -> None:
+    assert Goal("a goal", values, sense, 2.0).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "to"),
+    [
+        ("workflow / empty steps: orders/s", FLOOR, make_round(orders_per_second=25.0)),
+        ("workflow / empty steps: CPU", WORKFLOW, make_round(cpu_ms=120.0)),
+        ("workflow / stock server: orders/s", WORKFLOW, make_round(orders_per_second=40.0)),
+        ("workflow / stock server: p50", STOCK, make_round(p50_ms=200.0)),
+        ("slow shop, workflow / script: orders/s", SLOW_SCRIPT, make_round(orders_per_second=100.0)),
+        ("workflow / itself: orders/s", AGAIN, make_round(orders_per_second=21.0)),
+        ("workflow / itself: CPU", AGAIN, make_round(cpu_ms=91.0)),
+        ("workflow / itself: p50", AGAIN, make_round(p50_ms=51.0)),
+    ],
+)
+def test_each_goal_compares_what_it_names(name: str, changed: str, to: Round) -> None:
+    same = make_figures()
+    different = make_figures(**{changed: [to, to]})
+
+    assert goals_by_name(same)[name].values == (1.0, 1.0)
+    assert goals_by_name(different)[name].values != (1.0, 1.0)
+
+
+def test_a_recovery_may_take_the_time_out_the_back_off_and_two_seconds() -> None:
+    goal = goals_by_name(make_figures())["seconds from a kill to the outcome"]
+
+    assert (goal.values, goal.verdict) == ((11.1,), "<= 13.0: met")
+
+
+@pytest.mark.parametrize(("last_seconds", "verdict"), [(249.0, "<= 1.15: met"), (300.0, "<= 1.15: missed")])
+def test_large_files_are_held_against_smaller_ones_where_both_were_run(last_seconds: float, verdict: str) -> None:
+    files = (make_file(100, 5.0), make_file(500, 25.0), make_file(1000, 50.0), make_file(5000, last_seconds))
+    name = "an order more, at 5000 / at 500"
+
+    assert goals_by_name(make_figures(*files))[name].verdict == verdict
+    assert name not in goals_by_name(make_figures(*files[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((19.94, 19.11, 20.25), "19.9 (19.1-20.2)"),
+        ((250.4,), "250"),
+        ((0.0,), "0.00"),
+        ((99.96, 9.996), "55.0 (10.0-100)"),
+    ],
+)
+def test_a_median_has_its_range_and_three_digits(values: tuple[float, ...], text: str) -> None:
+    assert spread(values) == text
+
+
+def test_a_percentile_lies_between_two_values_in_proportion() -> None:
+    assert (quantile([1.0, 2.0, 3.0], 50), quantile([0.0, 100.0], 95)) == (2.0, 95.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "usage"),
+    [
+        ("  0:01.25  2048\n", Usage(1.25, 2.0)),
+        ("61:02.03 1024", Usage(3662.03, 1.0)),
+        ("2-01:00:03 1024", Usage(176403.0, 1.0)),
+        ("", Usage(0.0, 0.0)),
+    ],
+)
+def test_what_ps_says_is_read_in_the_formats_of_all_systems(line: str, usage: Usage) -> None:
+    assert parse_ps(line) == usage
+
+
+async def test_a_process_has_used_time_and_memory_and_one_that_has_ended_nothing(tmp_path: Path) -> None:
+    ended = Program(tmp_path / "ended", {}, "-c", "pass")
+
+    await ended.run()
+
+    assert min(usage_of(os.getpid())) > 0
+    assert usage_of(ended.pid) == Usage(0.0, 0.0)
+
+
+def test_the_text_has_every_row_and_goal() -> None:
+    figures = make_figures(workflow=[make_round(19.0), make_round(21.0)])
+
+    text = make_text(figures)
+
+    assert "20.0 (19.0-21.0)" in text
+    assert "seconds for n orders: 1.00 + 0.0500 n" in text
+    assert [name for name in SUBJECTS if name not in text] == [AGAIN]
+    assert [goal.name for goal in figures.goals if f"{goal.name:<40}" not in text] == []
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_json_has_every_figure() -> None:
+    figures = make_figures()
+
+    shown = json.loads(make_json(figures))
+
+    assert set(shown) == {"orders", "rounds", "files", "recovery_seconds", "fit", "goals"}
+    assert shown["rounds"][WORKFLOW][1]["server_cpu_ms"] == 45.0
+    assert shown["files"][0]["starter_mb"] == 60.0
+    assert shown["fit"] == {"a_seconds": pytest.approx(1.0), "b_seconds": pytest.approx(0.05)}
+    assert shown["goals"][-1]["verdict"] == "<= 13.0: met"
+
+
+def test_the_picture_has_a_bar_of_rate_and_cpu_for_each(tmp_path: Path) -> None:
+    path = tmp_path / "bench.svg"
+
+    draw(make_figures(script=[make_round(250.0), make_round(250.0)]), path)
+
+    picture = ElementTree.parse(path).getroot()
+    bars = picture.findall(".//{*}rect[@class='bar']")
+    texts = [element.text for element in picture.findall(".//{*}text")]
+    assert [int(bar.attrib["width"]) for bar in bars] == [500, 40, 40, 40] + [500] * 4
+    assert [texts.count(name) for name in SHOWN] == [2] * 4
+    assert {"250", "20.0", "90.0"} < set(texts)
+
+
+async def test_an_order_that_fails_is_no_result() -> None:
+    async def fail(order: Order) -> Outcome:
+        return Outcome(order.order_id, Status.FAILED, "a reason")
+
+    subject = Subject("subject", fail)
+
+    with pytest.raises(NotCompleted, match="subject: 0\tfailed\ta reason"):
+        await seconds_of(subject, subject.place(1))
+
+
+async def test_an_order_is_complete_by_the_ledgers_alone(tmp_path: Path) -> None:
+    subject = make_script(tmp_path, SCRIPT)
+    processed, *_ = subject.place(2)
+
+    await seconds_of(subject, [processed])
+
+    assert subject.incomplete() == ["1"]
+
+
+def test_what_is_not_completed_exits_1_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def fail(directory: Path, plan: bench.Plan, progress: Progress) -> Figures:
+        raise NotCompleted("workflow: 7\tfailed\ta reason")
+
+    monkeypatch.setattr(bench, "take_figures", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    status = bench.run(argparse.Namespace(orders=1, rounds=1, long=False, json=False, svg=None))
+
+    assert status == 1
+    assert capsys.readouterr().err.startswith("bench: not completed: workflow: 7\tfailed\ta reason\n")
+
+
+@pytest.mark.timeout(290)
+async def test_a_small_run_measures_every_subject_the_files_and_a_kill(tmp_path: Path) -> None:
+    plan = bench.Plan(rounds=2, orders=2, alone=2, warm_up=1, sizes=(1, 3))
+
+    figures = await bench.take_figures(tmp_path, plan, make_progress())
+
+    assert {name: len(rows) for name, rows in figures.rounds.items()} == dict.fromkeys(SUBJECTS, 2)
+    rows = [row for rounds in figures.rounds.values() for row in rounds]
+    assert min(min(row.orders_per_second, row.p50_ms, row.starter_cpu_ms) for row in rows) > 0
+    assert sum(figures.values(SCRIPT, "server_cpu_ms")) == 0
+    assert min(sum(figures.values(name, "server_cpu_ms")) for name in (WORKFLOW, AGAIN, FLOOR, STOCK)) > 0
+    assert [run.orders for run in figures.files] == [1, 3]
+    assert min(min(run.server_mb, run.worker_mb, run.starter_mb) for run in figures.files) > 0
+    payments = [
+        at.outcome for at in read_ledger(tmp_path / "fresh" / "killed" / "shop").attempts if "payment" in at.step
+    ]
+    assert payments == ["started", "ok"]
+    assert figures.recovery_seconds > 0

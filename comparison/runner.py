@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from comparison.audit import Ending, accounts_of
-from comparison.processes import LogEntry, Program, Server, Worker, clean_environment, wait_until
+from comparison.processes import LogEntry, NotInTime, Program, Server, Worker, clean_environment, wait_until
 from comparison.scenarios import RIVAL, Disturbance, Scenario
 from plumbing.connection import NoConnection
 from shop.errors import ReplyLost, ServiceUnavailable
-from shop.faults import PlannedFault, parse_faults
+from shop.faults import PlannedFault, Step, parse_faults
 from shop.ledger import Attempt, Ledger, read_ledger
 from shop.orders import Order
 from shop.shop import Shop
@@ -46,7 +46,7 @@ class Cell:
     faults_fired: bool
     attempts: tuple[Attempt, ...]
     log: tuple[LogEntry, ...]
-    keeps_trying: bool = False
+    keeps_trying: Step | None = None
 
     @property
     def lost_orders(self) -> int:
@@ -162,8 +162,9 @@ async def _run_temporal(stage: Stage, server: Server) -> Cell:
     try:
         await starters[0].start()
         await stage.disturb(starters, cancel=cancel, kill_all=kill_all)
-        if stage.scenario.keeps_trying:
-            await wait_until(lambda: stage.times_tried("send_confirmation") > 3, "the step is tried on and on")
+        step = stage.scenario.keeps_trying
+        if step:
+            await wait_until(lambda: stage.times_tried(step) > 2, "the step is tried on and on")
         else:
             await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in starters if starter.process))
     finally:
@@ -171,7 +172,7 @@ async def _run_temporal(stage: Stage, server: Server) -> Cell:
         # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
         await asyncio.gather(worker.stop(), stop(*starters))
     # Not taken on trust: it was seen above that the attempts go on.
-    return replace(stage.cell([worker, *starters]), keeps_trying=stage.scenario.keeps_trying)
+    return replace(stage.cell([worker, *starters]), keeps_trying=step)
 
 
 async def stop(*programs: Program) -> None:
@@ -186,7 +187,7 @@ async def keep_running(program: Program) -> None:
     while True:
         await program.wait()
         # Killed again before it was ready: the next round starts it again.
-        with suppress(NoConnection, TimeoutError):
+        with suppress(NoConnection, NotInTime):
             await program.start()
 
 

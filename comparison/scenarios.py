@@ -10,6 +10,7 @@ from enum import Enum
 
 from comparison.audit import Ending
 from order_processor import ATTEMPT_TIMEOUT_SECONDS, MAXIMUM_ATTEMPTS
+from shop.faults import Step
 from shop.orders import SAMPLE_ORDER, Item, Order
 
 COMPLETE, REFUSED, UNDONE = (Ending.COMPLETE,), (Ending.REFUSED,), (Ending.UNDONE,)
@@ -43,6 +44,7 @@ class Scenario:
     `faults` strike both versions alike. A script that was killed stays dead (`script`) until an operator runs the same
     input again (`script_rerun`); a worker that was killed is restarted by its supervisor. The endings are those of the
     orders, sorted. With `from_stdin` the order comes on standard input, as from a web request: nobody has it twice.
+    `keeps_trying` is the step that the workflow is still trying when the scenario ends.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Scenario:
     disturbance: Disturbance = Disturbance.NONE
     disturbed_step: str = "process_payment"
     from_stdin: bool = False
-    keeps_trying: bool = False
+    keeps_trying: Step | None = None
 
 
 def _last_one(order_id: str) -> Order:
@@ -151,6 +153,16 @@ SCENARIOS = (
         disturbed_step="update_inventory",
     ),
     Scenario(
+        "poison",
+        "Killed whenever it takes the stock",
+        Group.PROCESS,
+        LOST,
+        LOST,
+        LOST,
+        faults="update_inventory:crash_before*inf",
+        keeps_trying="update_inventory",
+    ),
+    Scenario(
         "last-item",
         "Last item wanted by two",
         Group.TWO,
@@ -211,7 +223,7 @@ SCENARIOS = (
         (Ending.COMPLETE_UNCONFIRMED,),
         (Ending.UNCONFIRMED,),
         faults="send_confirmation:unavailable*inf",
-        keeps_trying=True,
+        keeps_trying="send_confirmation",
     ),
     Scenario(
         "cancelled",

@@ -25,6 +25,10 @@ WORDS = {
     Ending.STOCK_NOT_TAKEN: "LOST: charged, stock not taken",
     Ending.UNCONFIRMED: "LOST: stock taken, not confirmed",
 }
+STILL_TRYING: dict[str, str] = {
+    "send_confirmation": "ok: still trying (for a day)",
+    "update_inventory": "waits: still trying, until it is cancelled",
+}
 SAME = "the same"
 GONE = "LOST: there is nothing to run again"
 
@@ -85,7 +89,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def time_to_whole(rows: Sequence[Row]) -> str:
     """Return how long a killed order stays half-done in each version."""
-    killed = [row for row in rows if row.script_rerun and not row.temporal.lost_orders]
+    killed = [row for row in rows if row.script_rerun and not row.scenario.keeps_trying]
     if not killed:
         return ""
     seconds = max(row.temporal.seconds for row in killed)
@@ -105,5 +109,5 @@ def _words(row: Row) -> list[str]:
 
 def _words_for(cell: Cell) -> str:
     if cell.keeps_trying:
-        return "ok: still trying (for a day)"
+        return STILL_TRYING[cell.keeps_trying]
     return "; ".join(WORDS.get(ending, f"WRONG: {ending.value}") for ending in cell.endings)

@@ -1,6 +1,6 @@
 """Serve the task queue: run order workflows and their steps, on the shop in the data directory.
 
-python run_worker.py [--data DIR] [--faults SPEC]
+python run_worker.py [--data DIR] [--faults SPEC] [--metrics IP:PORT]
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
 from activities import activities_of
 from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute, ui_link
 from plumbing.process import log_to_stderr, run_and_exit, run_loop
+from plumbing.runtime import MetricsNotServed, ip_and_port, make_runtime
 from plumbing.watch import identity_of_worker, warn_of_other_shops, watch
 from shop.errors import StoreUnusable, TransientError
 from shop.options import add_shop_arguments, read_shop_options
@@ -41,7 +43,7 @@ STICKY_TIMEOUT = timedelta(seconds=2)
 logger = logging.getLogger("run_worker")
 
 
-async def serve(shop: Shop) -> int:
+async def serve(shop: Shop, runtime: Runtime) -> int:
     """Serve until SIGTERM or SIGINT, then let the steps that are under way end, for as long as an attempt may take.
 
     Raises:
@@ -50,7 +52,7 @@ async def serve(shop: Shop) -> int:
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    client = await connect(os.environ, identity_of_worker(shop.name))
+    client = await connect(os.environ, identity_of_worker(shop.name), runtime)
     await register_search_attribute(client, ORDER_STATUS)
     await warn_of_other_shops(client)
     worker = Worker(
@@ -81,18 +83,20 @@ async def serve(shop: Shop) -> int:
 
 
 def main() -> int:
-    """Return the exit status: 0 stopped on request, 1 no server, 2 bad usage or no shop."""
+    """Return the exit status: 0 stopped on request, 1 no server or no port for metrics, 2 bad usage or no shop."""
     parser = argparse.ArgumentParser(description="Serve the order workflows.")
     add_shop_arguments(parser)
+    parser.add_argument("--metrics", type=ip_and_port, metavar="IP:PORT", help="serve metrics there (default: none)")
+    arguments = parser.parse_args()
     log_to_stderr()
     try:
-        shop = read_shop_options(parser.parse_args(), os.environ).open()
+        shop = read_shop_options(arguments, os.environ).open()
     except (ValueError, StoreUnusable, TransientError) as error:
         print(f"run_worker: {error}", file=sys.stderr)
         return 2
     try:
-        return run_loop(serve(shop))
-    except NoConnection as error:
+        return run_loop(serve(shop, make_runtime(arguments.metrics)))
+    except (NoConnection, MetricsNotServed) as error:
         print(f"run_worker: {error}", file=sys.stderr)
         return 1
 

@@ -15,10 +15,12 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
 from temporalio.service import KeepAliveConfig, RPCError
 
 from plumbing.admission import OrderPayloadConverter, PlainFailureConverter
-from plumbing.process import make_runtime
+from plumbing.diagnosis import diagnose
+from plumbing.runtime import make_runtime
 
 TASK_QUEUE = "order-processing"
 DEFAULT_ADDRESS = "localhost:7233"
@@ -32,7 +34,9 @@ class NoConnection(Exception):
     """The Temporal server cannot be used; the message says why, and what to do."""
 
 
-async def connect(environment: Mapping[str, str], identity: str | None = None) -> Client:
+async def connect(
+    environment: Mapping[str, str], identity: str | None = None, runtime: Runtime | None = None
+) -> Client:
     """Connect by the standard Temporal environment: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, ...
 
     See https://docs.temporal.io/develop/environment-configuration.
@@ -43,7 +47,9 @@ async def connect(environment: Mapping[str, str], identity: str | None = None) -
     try:
         settings = ClientConfig.load_client_connect_config(override_env_vars=dict(environment))
     except (RuntimeError, ValueError, OSError) as error:
-        raise NoConnection(f"the Temporal settings cannot be read: {error}") from error
+        # Its first line says where. The next ones quote the file, which may hold a key.
+        problem = str(error).partition("\n")[0]
+        raise NoConnection(f"correct the Temporal settings (TEMPORAL_* or the profile file): {problem}") from error
     address = settings.setdefault("target_host", DEFAULT_ADDRESS)
     converter = replace(
         DataConverter.default,
@@ -58,19 +64,17 @@ async def connect(environment: Mapping[str, str], identity: str | None = None) -
             data_converter=converter,
             identity=identity,
             keep_alive_config=KEEP_ALIVE,
-            runtime=make_runtime(),
+            runtime=runtime or make_runtime(),
         )
         client = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_SECONDS)
         await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
         )
     except (RuntimeError, ValueError, asyncio.TimeoutError) as error:
-        raise NoConnection(
-            f"no Temporal server answers at {address}; start one (python run_server.py) or set TEMPORAL_ADDRESS;"
-            f" the SDK says: {str(error) or 'no answer in time'}"
-        ) from error
+        raise NoConnection(diagnose(error, address, is_secure=bool(settings.get("tls")))) from error
     except RPCError as error:
-        raise NoConnection(f"the Temporal server at {address} refuses: {error.message}") from error
+        advice = "check TEMPORAL_NAMESPACE and TEMPORAL_API_KEY"
+        raise NoConnection(f"the Temporal server at {address} refuses: {error.message}; {advice}") from error
     return client
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine
 from typing import NoReturn
 
 from temporalio.exceptions import ApplicationError
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 
 from shop.errors import ShopError
 from shop.streams import run_program
@@ -24,14 +23,6 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_shorten_shop_errors)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[handler])
-
-
-def make_runtime() -> Runtime:
-    """Return a runtime whose native core logs through Python: by default it writes to standard output."""
-    forwarding = LogForwardingConfig(logging.getLogger("temporalio.core"))
-    # Without its client's warnings of each retry: `watch` says it once when the server is away.
-    log_filter = "ERROR,temporalio_sdk_core=WARN,temporalio_sdk=WARN,temporal_sdk_bridge=WARN"
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(log_filter, forwarding=forwarding)))
 
 
 def run_loop(work: Coroutine[None, None, int]) -> int:

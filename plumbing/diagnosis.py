@@ -24,7 +24,7 @@ DIAGNOSES = (
         " it, or set TEMPORAL_TLS_SERVER_NAME",
     ),
     (
-        r"InvalidCertificate\((\w+)",
+        r"InvalidCertificate\((?:Other\(OtherError\()?(\w+)",
         "the certificate of the Temporal server at {address} is refused here ({0}); it must be replaced there",
     ),
     (

@@ -1,0 +1,227 @@
+"""TLS, client certificates, API keys and profile files, seen to work; and one sentence for each that is wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import Stage, make_order, write_orders
+from gateway import LONG_AGO, Gateway, make_authority, make_certificate
+
+from comparison.processes import ROOT, Program, Server, Worker, clean_environment
+
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="the program openssl is missing")
+
+PROGRAMS = ["run_worker.py", "run_workflow.py"]
+KEY = "key-of-the-worker"
+(SECTION,) = re.findall(
+    r"^## Connect securely$(.*?)(?=^## |\Z)", (ROOT / "docs/operating.md").read_text(), re.MULTILINE | re.DOTALL
+)
+BY_CERTIFICATE, BY_KEY, BY_PROFILE = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+(PROFILE,) = re.findall(r"^```text\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server behind gateways of several kinds, and the folder that certificates are in."""
+
+    certificates: Path
+    addresses: dict[str, str]
+    gateways: dict[str, Gateway]
+
+    def settings_in(self, text: str, gateway: str, namespace: str) -> dict[str, str]:
+        """Return the settings that a block of the page exports, for a gateway here."""
+        return dict(re.findall(r"^export (\w+)=(.*)$", self.put_in(text, gateway, namespace), re.MULTILINE))
+
+    def put_in(self, text: str, gateway: str, namespace: str) -> str:
+        """Put what is here in the place of the page's names."""
+        for name, ours in (
+            ("temporal.example.com:7233", self.addresses[gateway]),
+            ("certificates/", f"{self.certificates}/"),
+            ("our-namespace", namespace),
+            ("our-key", KEY),
+        ):
+            text = text.replace(name, ours)
+        return text
+
+
+@pytest.fixture(scope="module")
+async def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    directory = tmp_path_factory.mktemp("site")
+    ours, others = directory / "certificates", directory / "others"
+    make_authority(ours)
+    make_authority(others)
+    for name in ("server", "client"):
+        make_certificate(ours, name)
+    make_certificate(ours, "expired", valid=LONG_AGO)
+    make_certificate(ours, "elsewhere", "DNS:elsewhere.example")
+    make_certificate(others, "client")
+    gateways = {
+        "mutual": Gateway(server.port, ours / "server.pem", client_ca=ours / "ca.pem"),
+        "keyed": Gateway(server.port, ours / "server.pem", key=KEY),
+        "expired": Gateway(server.port, ours / "expired.pem"),
+        "elsewhere": Gateway(server.port, ours / "elsewhere.pem"),
+        "self-signed": Gateway(server.port, ours / "ca.pem"),
+    }
+    for gateway in gateways.values():
+        await gateway.open()
+    addresses = {name: gateway.address for name, gateway in gateways.items()}
+    yield Site(ours, {**addresses, "plain": server.address}, gateways)
+    for gateway in gateways.values():
+        gateway.close()
+
+
+async def process_order(stage: Stage, settings: dict[str, str]) -> int:
+    """Run a worker and a starter with these settings; return the starter's exit status."""
+    worker = Worker(stage.directory / "worker", clean_environment(**settings), stage.data)
+    orders = write_orders(stage.directory / "orders.jsonl", make_order())
+    starter = Program(stage.directory / "starter", clean_environment(**settings), "run_workflow.py", str(orders))
+    stage.started += [worker, starter]
+    await worker.start()
+    return await starter.run()
+
+
+async def test_an_order_is_processed_over_mutual_tls_with_the_settings_of_the_page(stage: Stage, site: Site) -> None:
+    settings = site.settings_in(BY_CERTIFICATE, "mutual", stage.namespace)
+
+    status = await process_order(stage, settings)
+
+    assert status == 0
+    assert len(stage.ledger().charges) == 1
+    assert any(request[":path"].endswith("/StartWorkflowExecution") for request in site.gateways["mutual"].requests)
+
+
+async def test_every_request_brings_the_api_key_that_the_page_sets(stage: Stage, site: Site) -> None:
+    settings = site.settings_in(BY_KEY, "keyed", stage.namespace)
+    requests = site.gateways["keyed"].requests
+    requests.clear()
+
+    status = await process_order(stage, settings)
+
+    assert status == 0
+    assert len(stage.ledger().charges) == 1
+    assert {request[":path"].rpartition("/")[2] for request in requests} >= {"StartWorkflowExecution", "GetSystemInfo"}
+    assert {request["authorization"] for request in requests} == {f"Bearer {KEY}"}
+
+
+async def test_a_profile_file_says_where_and_how_to_connect(stage: Stage, site: Site) -> None:
+    profile = stage.directory / "temporal.toml"
+    profile.write_text(site.put_in(PROFILE, "mutual", stage.namespace))
+    settings = site.settings_in(BY_PROFILE, "mutual", stage.namespace)
+
+    status = await process_order(stage, {**settings, "TEMPORAL_CONFIG_FILE": str(profile)})
+
+    assert set(settings) == {"TEMPORAL_CONFIG_FILE", "TEMPORAL_PROFILE"}
+    assert status == 0
+    assert len(stage.ledger().charges) == 1
+
+
+SERVER_CA, CERTIFICATE, CERTIFICATE_KEY = (
+    f"TEMPORAL_TLS_{name}_PATH" for name in ("SERVER_CA_CERT", "CLIENT_CERT", "CLIENT_KEY")
+)
+TRUSTED = {SERVER_CA: "certificates/ca.pem"}
+MUTUAL = {**TRUSTED, CERTIFICATE: "certificates/client.pem", CERTIFICATE_KEY: "certificates/client.key"}
+OTHER_CLIENT = {CERTIFICATE: "certificates/../others/client.pem", CERTIFICATE_KEY: "certificates/../others/client.key"}
+EXPIRED_CLIENT = {CERTIFICATE: "certificates/expired.pem", CERTIFICATE_KEY: "certificates/expired.key"}
+UNUSABLE_PAIR = "the client's certificate and its key cannot be used together"
+REFUSED_CLIENT = "at {address} ends the TLS connection: it may refuse the client's certificate"
+
+# What is wrong; which gateway, with which settings; what the sentence says is wrong, and what it tells to mend.
+MISTAKES = {
+    "no CA": ("mutual", {}, "the server at {address} does not answer in plain text", "TEMPORAL_TLS=true"),
+    "unknown CA": ("keyed", {"TEMPORAL_TLS": "true"}, "at {address} is from a CA that is not trusted here", SERVER_CA),
+    "other CA": (
+        *("mutual", {**MUTUAL, SERVER_CA: "certificates/../others/ca.pem"}),
+        *("at {address} is from a CA that is not trusted here", SERVER_CA),
+    ),
+    "no CA in the file": (
+        *("mutual", {**MUTUAL, SERVER_CA: "certificates/config"}),
+        *("at {address} is from a CA that is not trusted here", SERVER_CA),
+    ),
+    "expired server": ("expired", TRUSTED, "the Temporal server at {address} has expired", "must be renewed there"),
+    "self-signed": (
+        "self-signed",
+        TRUSTED,
+        "at {address} is refused here (CaUsedAsEndEntity)",
+        "must be replaced there",
+    ),
+    "other host": ("elsewhere", TRUSTED, "at {address} is for another host name", "TEMPORAL_TLS_SERVER_NAME"),
+    "no client certificate": ("mutual", TRUSTED, REFUSED_CLIENT, CERTIFICATE),
+    "client of another CA": ("mutual", {**TRUSTED, **OTHER_CLIENT}, REFUSED_CLIENT, CERTIFICATE),
+    "expired client": ("mutual", {**TRUSTED, **EXPIRED_CLIENT}, REFUSED_CLIENT, CERTIFICATE),
+    "key of another": ("mutual", {**MUTUAL, CERTIFICATE_KEY: "certificates/ca.key"}, UNUSABLE_PAIR, CERTIFICATE_KEY),
+    "no key": ("mutual", {**TRUSTED, CERTIFICATE: MUTUAL[CERTIFICATE]}, UNUSABLE_PAIR, CERTIFICATE_KEY),
+    "no certificate in the file": (
+        *("mutual", {**MUTUAL, CERTIFICATE: "certificates/config"}),
+        *(UNUSABLE_PAIR, CERTIFICATE),
+    ),
+    "missing file": (
+        *("mutual", {**MUTUAL, CERTIFICATE: "certificates/missing.pem"}),
+        *("missing.pem", "correct the Temporal settings"),
+    ),
+    "TLS to plain text": ("plain", MUTUAL, "the server at {address} speaks plain text, not TLS", "TEMPORAL_ADDRESS"),
+    "API key to plain text": (
+        *("plain", {"TEMPORAL_API_KEY": KEY}),
+        *("the server at {address} speaks plain text, not TLS", "TEMPORAL_ADDRESS"),
+    ),
+    "wrong API key": (
+        *("keyed", {**TRUSTED, "TEMPORAL_API_KEY": "stolen"}),
+        *("the Temporal server at {address} refuses: Request unauthorized.", "TEMPORAL_API_KEY"),
+    ),
+    "no API key": (
+        *("keyed", TRUSTED),
+        *("the Temporal server at {address} refuses: Request unauthorized.", "TEMPORAL_API_KEY"),
+    ),
+    "unknown profile": (
+        *("plain", {"TEMPORAL_PROFILE": "nobody"}),
+        *("Profile 'nobody' not found", "correct the Temporal settings"),
+    ),
+    "unreadable profile": (
+        *("plain", {"TEMPORAL_CONFIG_FILE": "certificates/config", "TEMPORAL_PROFILE": "production"}),
+        *("TOML parse error at line 3", "correct the Temporal settings"),
+    ),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(("gateway", "settings", "problem", "remedy"), MISTAKES.values(), ids=MISTAKES)
+async def test_what_is_wrong_with_a_connection_is_said_in_one_sentence_within_five_seconds(
+    site: Site, tmp_path: Path, program: str, gateway: str, settings: dict[str, str], problem: str, remedy: str
+) -> None:
+    ours = {name: site.put_in(value, gateway, "default") for name, value in settings.items()}
+    address = site.addresses[gateway]
+    ended = Program(
+        tmp_path / "program",
+        clean_environment(TEMPORAL_ADDRESS=address, SHOP_DATA=str(tmp_path / "shop"), **ours),
+        program,
+    )
+    started = time.monotonic()
+
+    status = await ended.run(20)
+
+    seconds = time.monotonic() - started
+    assert (status, ended.lines(), seconds < 5) == (1, [], True)
+    (sentence,) = ended.errors.read_text().splitlines()
+    assert sentence.startswith(f"{program.removesuffix('.py')}: ")
+    assert problem.format(address=address) in sentence
+    assert remedy in sentence
+    assert "the SDK says" not in sentence
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_key_in_a_profile_file_that_cannot_be_read_is_not_shown(tmp_path: Path, program: str) -> None:
+    profile = tmp_path / "temporal.toml"
+    profile.write_text(f"[profile.default]\napi_key = {KEY}\n")
+    settings = clean_environment(TEMPORAL_CONFIG_FILE=str(profile), SHOP_DATA=str(tmp_path / "shop"))
+    ended = Program(tmp_path / "program", settings, program)
+
+    status = await ended.run(20)
+
+    assert status == 1
+    assert "line 2" in ended.errors.read_text()
+    assert KEY not in ended.errors.read_text()

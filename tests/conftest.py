@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from postgres_server import FOLDERS, PostgresServer
 from temporalio.client import Client
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from comparison.processes import Program, Server, Worker
 from shop.ledger import Ledger, read_ledger
+from shop.location import Location, PostgresUrl
 from shop.orders import SAMPLE_ORDER, Order
 from shop.shop import Shop
 
@@ -70,6 +72,33 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     opened = Shop(tmp_path / "shop")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Run one PostgreSQL server for the whole session; each test gets its database empty."""
+    if not FOLDERS:
+        pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
+    running = PostgresServer()
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    """Give a place for a fresh shop, in the one store and in the other."""
+    if request.param == "sqlite":
+        yield tmp_path / "shop"
+    else:
+        yield request.getfixturevalue("database")
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[PostgresUrl]:
+    """Give an empty database; empty it afterwards."""
+    yield postgres.url()
+    postgres.empty()
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 from conftest import Stage, make_order
+from postgres_server import FOLDERS, PostgresServer
+from test_compose import CLUSTER, compose, compose_is_at_hand
 from test_imports import reached_from
 
 from comparison.processes import ROOT, STOP_TIMEOUT_SECONDS, clean_environment, wait_until
@@ -26,6 +32,8 @@ PROGRAMS = Path(sys.executable).parent
 LOCK, WORKER_LOCK = ROOT / "requirements.lock", ROOT / "requirements-worker.lock"
 BASE = re.compile(r"python:(?P<version>3\.\d+)\.\d+-slim-\w+")
 INSTALL_TIMEOUT_SECONDS = 240
+# With everything that would have to be escaped, in SQL or in a URL.
+PASSWORD = 'it\'s "a" p@ss/word %'
 
 pytestmark = pytest.mark.timeout(INSTALL_TIMEOUT_SECONDS + 50)
 
@@ -161,24 +169,102 @@ def test_the_images_own_python_needs_no_compiler(machine: str, tmp_path: Path) -
     assert "Would install" in resolved.stdout
 
 
-async def test_the_image_completes_an_order_and_drains_on_sigterm(image: Image, stage: Stage) -> None:
-    log = stage.directory / "image.err"
-    environment = {**image.environment, **stage.settings, "PATH": image.environment["PATH"]}
+@asynccontextmanager
+async def serving(image: Image, log: Path, settings: Mapping[str, str], count: int = 1) -> AsyncIterator[list[Process]]:
+    """Start what the image starts, `count` times, and wait until all serve; kill at the end what still runs."""
+    environment = {**image.environment, **settings}
     with log.open("wb") as errors:
-        worker = await asyncio.create_subprocess_exec(
-            *image.command, cwd=image.directory, env={**environment, "SHOP_DATA": str(stage.data)}, stderr=errors
-        )
+        workers = [
+            await asyncio.create_subprocess_exec(*image.command, cwd=image.directory, env=environment, stderr=errors)
+            for _ in range(count)
+        ]
     try:
-        await wait_until(lambda: "serving task queue" in log.read_text(), "the image serves")
-        ended = await stage.run_orders(make_order("1"))
-        os.kill(worker.pid, signal.SIGTERM)
-        status = await asyncio.wait_for(worker.wait(), STOP_TIMEOUT_SECONDS)
+        await wait_until(
+            lambda: log.read_text().count("serving task queue") == count or any(map(has_ended, workers)), "it serves"
+        )
+        assert not any(map(has_ended, workers)), log.read_text()
+        yield workers
     finally:
-        if worker.returncode is None:
-            worker.kill()
+        for worker in workers:
+            if not has_ended(worker):
+                worker.kill()
             await worker.wait()
+
+
+def has_ended(worker: Process) -> bool:
+    return worker.returncode is not None
+
+
+async def drain(workers: list[Process]) -> list[int]:
+    """Send SIGTERM, as `docker stop` does; return the exit statuses."""
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    return [await asyncio.wait_for(worker.wait(), STOP_TIMEOUT_SECONDS) for worker in workers]
+
+
+def settings_of(stage: Stage) -> dict[str, str]:
+    return {name: value for name, value in stage.settings.items() if name.startswith("TEMPORAL_")}
+
+
+async def test_the_image_completes_an_order_and_drains_on_sigterm(image: Image, stage: Stage) -> None:
+    log = stage.directory / "worker.err"
+
+    async with serving(image, log, {**settings_of(stage), "SHOP_DATA": str(stage.data)}) as workers:
+        ended = await stage.run_orders(make_order("1"))
+        statuses = await drain(workers)
 
     assert ended == (0, {"1": "completed"})
     assert [charge.order_id for charge in stage.ledger().charges] == ["1"]
-    assert status == 0
+    assert statuses == [0]
     assert "stopped; orders under way go on with the next worker" in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def shop_of_compose(postgres: PostgresServer) -> dict[str, str]:
+    """Make the shop's user and database as docker-compose.yml does; return the settings that lead there."""
+    script = compose(*CLUSTER, "config")["configs"]["shop-database"]["content"]
+    # The test's server has a user and a database named `shop`.
+    subprocess.run(
+        [FOLDERS[-1] / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", postgres.url("postgres").secret],
+        input=script.replace("shop", "shop_of_compose"),
+        env={**os.environ, "SHOP_PASSWORD": PASSWORD},
+        text=True,
+        check=True,
+    )
+    url = f"postgresql://shop_of_compose@127.0.0.1:{postgres.port}/shop_of_compose"
+    return {"SHOP_DATA": url, "PGPASSWORD": PASSWORD}
+
+
+@compose_is_at_hand
+async def test_the_clusters_workers_share_its_shop(image: Image, stage: Stage, shop_of_compose: dict[str, str]) -> None:
+    worker = compose(*CLUSTER, "config")["services"]["worker"]
+    settings = {**worker["environment"], **settings_of(stage), **shop_of_compose}
+    orders = [make_order(str(number)) for number in range(1, 7)]
+
+    async with serving(image, stage.directory / "workers.err", settings, worker["scale"]) as workers:
+        ended = await stage.run_orders(*orders)
+        # As by `docker compose exec worker python -m shop ledger --json`.
+        ledger = subprocess.run(
+            ["python", "-m", "shop", "ledger", "--json"],
+            cwd=image.directory,
+            env={**image.environment, **settings},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        statuses = await drain(workers)
+
+    assert set(shop_of_compose) <= set(worker["environment"])
+    assert ended == (0, {order.order_id: "completed" for order in orders})
+    assert sorted(charge["order_id"] for charge in json.loads(ledger)["charges"]) == sorted(ended[1])
+    assert statuses == [0, 0, 0]
+
+
+@compose_is_at_hand
+def test_the_shops_user_may_make_nothing_in_another_database(
+    postgres: PostgresServer, shop_of_compose: dict[str, str]
+) -> None:
+    url = postgres.url("postgres", "shop_of_compose", shop_of_compose["PGPASSWORD"])
+
+    with psycopg.connect(url.secret) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("CREATE TABLE of_temporal (id INTEGER)")

@@ -225,7 +225,7 @@ def shop_of_compose(postgres: PostgresServer) -> dict[str, str]:
     script = compose(*CLUSTER, "config")["configs"]["shop-database"]["content"]
     # The test's server has a user and a database named `shop`.
     subprocess.run(
-        [FOLDERS[-1] / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", postgres.url("postgres").secret],
+        [FOLDERS[-1] / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", postgres.url().secret],
         input=script.replace("shop", "shop_of_compose"),
         env={**os.environ, "SHOP_PASSWORD": PASSWORD},
         text=True,
@@ -264,7 +264,10 @@ async def test_the_clusters_workers_share_its_shop(image: Image, stage: Stage, s
 def test_the_shops_user_may_make_nothing_in_another_database(
     postgres: PostgresServer, shop_of_compose: dict[str, str]
 ) -> None:
-    url = postgres.url("postgres", "shop_of_compose", shop_of_compose["PGPASSWORD"])
+    url = f"postgresql://shop_of_compose@127.0.0.1:{postgres.port}/postgres"
 
-    with psycopg.connect(url.secret) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with (
+        psycopg.connect(url, password=shop_of_compose["PGPASSWORD"]) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
         connection.execute("CREATE TABLE of_temporal (id INTEGER)")

@@ -53,14 +53,8 @@ class PostgresDatabase:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._idle: list[_Connection] = []
         self._free = threading.Semaphore(MAX_CONNECTIONS)
-        try:
-            # In a transaction that waits for all others: of two processes that make a schema at once, one would fail.
-            with self.transaction() as connection:
-                if not connection.execute(TABLES, (service,)).fetchone():
-                    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {service}")
-                    connection.execute(schema.replace("\n);", ROWID))
-        except (ServiceUnavailable, ReplyLost) as error:
-            raise StoreUnusable(f"{location}: {error}") from error
+        if not is_there(location, service):
+            self._make(schema)
 
     @contextmanager
     def transaction(self, order_id: str | None = None) -> Iterator[_Statements]:
@@ -95,6 +89,16 @@ class PostgresDatabase:
         """Close the connections that no thread uses."""
         while self._idle:
             self._idle.pop().close()
+
+    def _make(self, schema: str) -> None:
+        """Make the schema, unless another process was quicker; the transaction waits for that one."""
+        try:
+            with self.transaction() as connection:
+                if not connection.execute(TABLES, (self._service,)).fetchone():
+                    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._service}")
+                    connection.execute(schema.replace("\n);", ROWID))
+        except (ServiceUnavailable, ReplyLost) as error:
+            raise StoreUnusable(f"{self._location}: {error}") from error
 
     def _begin(self, order_id: str | None, deadline: float) -> _Connection:
         """Begin a transaction that holds its locks.

@@ -59,6 +59,11 @@ def write_orders(path: Path, *orders: Order) -> Path:
     return path
 
 
+def address_of(location: Location) -> str:
+    """Return what to write for `--data`."""
+    return location.secret if isinstance(location, PostgresUrl) else str(location)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("TEMPORAL_", "SHOP_"))]:

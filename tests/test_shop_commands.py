@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import NORTHWIND, make_order
+from conftest import NORTHWIND, address_of, make_order
 
 from comparison.processes import ROOT, clean_environment
 from shop.catalogue import PRODUCTS, Product
 from shop.errors import OrderVoided
 from shop.ledger import Ledger, read_ledger
+from shop.location import Location, PostgresUrl
 from shop.orders import Order
 from shop.parsing import load_orders
 from shop.shop import Shop
@@ -31,8 +32,13 @@ CUSTOMERS = "customer_id,name,email\nVINET,Vins et alcools,vinet@example.com\n"
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     return tmp_path / "shop"
+
+
+@pytest.fixture
+def data(location: Location) -> Location:
+    return location
 
 
 def run_shop(
@@ -40,7 +46,7 @@ def run_shop(
 ) -> subprocess.CompletedProcess[str]:
     """Run one command without a terminal; whatever comes of it, it shows no traceback."""
     completed = subprocess.run(
-        [sys.executable, "-m", "shop", *map(str, arguments)],
+        [sys.executable, "-m", "shop", *map(text_of, arguments)],
         cwd=cwd,
         env=clean_environment(**{"PYTHONPATH": str(ROOT), **(settings or {})}),
         stdin=subprocess.DEVNULL,
@@ -52,7 +58,11 @@ def run_shop(
     return completed
 
 
-def do(data: Path, order: Order, *steps: Callable[[Shop, Order], object]) -> None:
+def text_of(argument: object) -> str:
+    return address_of(argument) if isinstance(argument, PostgresUrl) else str(argument)
+
+
+def do(data: Location, order: Order, *steps: Callable[[Shop, Order], object]) -> None:
     with closing(Shop(data)) as shop:
         for step in steps:
             step(shop, order)
@@ -100,7 +110,7 @@ def initial_stock(ledger: Ledger) -> dict[str, int]:
     return {sku: stock.initial for sku, stock in ledger.stock.items()}
 
 
-def test_ledger_prints_the_documented_json(data: Path) -> None:
+def test_ledger_prints_the_documented_json(data: Location) -> None:
     do(data, make_order("1"), charge, sell, confirm)
     do(data, make_order("2"), void)
 
@@ -138,7 +148,7 @@ def test_ledger_prints_the_documented_json(data: Path) -> None:
     assert first_attempt["at"].endswith("+00:00")
 
 
-def test_ledger_tells_people_what_happened_to_each_order(data: Path) -> None:
+def test_ledger_tells_people_what_happened_to_each_order(data: Location) -> None:
     do(data, make_order("1"), charge, sell, note_unsent)
     do(data, make_order("2"), charge, refund)
 
@@ -152,12 +162,12 @@ def test_ledger_tells_people_what_happened_to_each_order(data: Path) -> None:
     assert "mug: 100 -> 98" in second
 
 
-def test_a_ledger_that_nobody_reads_to_its_end_shows_no_traceback(data: Path) -> None:
+def test_a_ledger_that_nobody_reads_to_its_end_shows_no_traceback(data: Location) -> None:
     with closing(Shop(data)) as shop:
         shop.inventory.replace_products([Product(f"sku-{number}", "name", 1) for number in range(5_000)])
 
     completed = subprocess.run(
-        ["bash", "-c", '"$0" -m shop ledger --json --data "$1" | head -c 1', sys.executable, str(data)],
+        ["bash", "-c", '"$0" -m shop ledger --json --data "$1" | head -c 1', sys.executable, address_of(data)],
         cwd=ROOT,
         env=clean_environment(),
         capture_output=True,
@@ -169,7 +179,7 @@ def test_a_ledger_that_nobody_reads_to_its_end_shows_no_traceback(data: Path) ->
     assert completed.stderr == ""
 
 
-def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, data: Path) -> None:
+def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, data: Location) -> None:
     directory = write_catalogue(tmp_path / "csv")
 
     completed = [run_shop("load", directory, "--data", data) for _ in range(2)]
@@ -181,7 +191,7 @@ def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, 
         shop.notifications.send_confirmation(make_order(customer_id="VINET"))
 
 
-def test_load_reads_the_whole_of_northwind(data: Path) -> None:
+def test_load_reads_the_whole_of_northwind(data: Location) -> None:
     completed = run_shop("load", NORTHWIND, "--data", data)
 
     ordered = {item.sku for order in load_orders(str(NORTHWIND / "orders.jsonl")) for item in order.items}
@@ -190,7 +200,7 @@ def test_load_reads_the_whole_of_northwind(data: Path) -> None:
     assert set(initial_stock(read_ledger(data))) == ordered
 
 
-def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Path) -> None:
+def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Location) -> None:
     do(data, make_order(), sell)
     before = read_ledger(data)
 
@@ -230,17 +240,17 @@ def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Path) ->
     ],
 )
 def test_load_refuses_a_bad_file_by_name_and_line_and_changes_nothing(
-    tmp_path: Path, data: Path, catalogue: dict[str, str | bytes | None], where: str
+    tmp_path: Path, folder: Path, catalogue: dict[str, str | bytes | None], where: str
 ) -> None:
-    do(data, make_order())
-    before = read_ledger(data)
+    do(folder, make_order())
+    before = read_ledger(folder)
 
-    completed = run_shop("load", write_catalogue(tmp_path / "csv", **catalogue), "--data", data)
+    completed = run_shop("load", write_catalogue(tmp_path / "csv", **catalogue), "--data", folder)
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert where in completed.stderr
-    assert read_ledger(data) == before
-    do(data, make_order(), confirm)
+    assert read_ledger(folder) == before
+    do(folder, make_order(), confirm)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +265,7 @@ def test_load_refuses_a_bad_file_by_name_and_line_and_changes_nothing(
     ids=["nothing", "charged", "charged and sold", "refunded", "voided"],
 )
 def test_settle_says_what_it_undoes_undoes_it_and_voids_the_order(
-    data: Path, held: tuple[Callable[[Shop, Order], object], ...], said: str
+    data: Location, held: tuple[Callable[[Shop, Order], object], ...], said: str
 ) -> None:
     do(data, make_order("1"), *held)
     do(data, make_order("2"), charge, sell)
@@ -276,7 +286,7 @@ def test_settle_says_what_it_undoes_undoes_it_and_voids_the_order(
 
 
 @pytest.mark.parametrize("last", [confirm, note_unsent])
-def test_settle_refuses_an_order_that_was_confirmed(data: Path, last: Callable[[Shop, Order], object]) -> None:
+def test_settle_refuses_an_order_that_was_confirmed(data: Location, last: Callable[[Shop, Order], object]) -> None:
     do(data, make_order(), charge, sell, last)
     before = read_ledger(data)
 
@@ -287,7 +297,7 @@ def test_settle_refuses_an_order_that_was_confirmed(data: Path, last: Callable[[
     assert effects_in(read_ledger(data)) == effects_in(before)
 
 
-def test_settle_without_yes_and_without_a_terminal_changes_nothing(data: Path) -> None:
+def test_settle_without_yes_and_without_a_terminal_changes_nothing(data: Location) -> None:
     do(data, make_order(), charge)
     before = read_ledger(data)
 
@@ -298,7 +308,7 @@ def test_settle_without_yes_and_without_a_terminal_changes_nothing(data: Path) -
     assert read_ledger(data) == before
 
 
-def test_the_faults_of_the_environment_strike_no_command(tmp_path: Path, data: Path) -> None:
+def test_the_faults_of_the_environment_strike_no_command(tmp_path: Path, data: Location) -> None:
     do(data, make_order(), charge, sell)
     settings = {"SHOP_FAULTS": "refund_payment:crash_before*inf,void_sale:unavailable*inf"}
 
@@ -309,7 +319,7 @@ def test_the_faults_of_the_environment_strike_no_command(tmp_path: Path, data: P
     assert [charged.refunded for charged in read_ledger(data).charges] == [True]
 
 
-def test_settle_that_cannot_reach_a_service_says_so_and_can_be_repeated(data: Path) -> None:
+def test_settle_that_cannot_reach_a_service_says_so_and_can_be_repeated(data: Location) -> None:
     do(data, make_order(), charge, sell)
     with closing(Shop(data)) as other_program, other_program.payments.database.transaction():
         blocked = run_shop("settle", "1", "--yes", "--data", data)
@@ -321,29 +331,29 @@ def test_settle_that_cannot_reach_a_service_says_so_and_can_be_repeated(data: Pa
     assert [charged.refunded for charged in read_ledger(data).charges] == [True]
 
 
-def test_ledger_is_shown_while_another_program_writes_and_changes_nothing(data: Path) -> None:
+def test_ledger_is_shown_while_another_program_writes_and_changes_nothing(data: Location) -> None:
     do(data, make_order(), charge)
-    before = {path: path.read_bytes() for path in data.glob("*.sqlite3")}
+    before = read_ledger(data)
     with closing(Shop(data)) as writer, writer.payments.database.transaction():
         completed = run_shop("ledger", "--data", data)
 
     assert completed.returncode == 0
     assert "43.90 USD" in completed.stdout
-    assert {path: path.read_bytes() for path in data.glob("*.sqlite3")} == before
+    assert read_ledger(data) == before
 
 
-def test_ledger_names_a_database_that_is_missing_and_does_not_make_it(data: Path) -> None:
-    do(data, make_order(), charge)
-    (data / "payments.sqlite3").unlink()
+def test_ledger_names_a_database_that_is_missing_and_does_not_make_it(folder: Path) -> None:
+    do(folder, make_order(), charge)
+    (folder / "payments.sqlite3").unlink()
 
-    completed = run_shop("ledger", "--data", data)
+    completed = run_shop("ledger", "--data", folder)
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert "payments.sqlite3" in completed.stderr
-    assert not (data / "payments.sqlite3").exists()
+    assert not (folder / "payments.sqlite3").exists()
 
 
-def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Path, data: Path) -> None:
+def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Path, data: Location) -> None:
     run_shop("load", write_catalogue(tmp_path / "csv"), "--data", data)
     do(data, make_order(customer_id="VINET"), charge, refund, confirm)
 
@@ -356,7 +366,7 @@ def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Pa
     do(data, make_order(), confirm)
 
 
-def test_reset_without_yes_and_without_a_terminal_changes_nothing(data: Path) -> None:
+def test_reset_without_yes_and_without_a_terminal_changes_nothing(data: Location) -> None:
     do(data, make_order(), charge)
     before = read_ledger(data)
 
@@ -383,14 +393,14 @@ def terminal() -> Iterator[tuple[int, int]]:
     ids=["yes", "no", "nothing", "end of input"],
 )
 def test_reset_and_settle_ask_at_a_terminal(
-    data: Path, terminal: tuple[int, int], command: tuple[str, ...], typed: bytes, status: int, is_meant: bool
+    data: Location, terminal: tuple[int, int], command: tuple[str, ...], typed: bytes, status: int, is_meant: bool
 ) -> None:
     do(data, make_order(), charge)
     keyboard, screen = terminal
     os.write(keyboard, typed)
 
     completed = subprocess.run(
-        [sys.executable, "-m", "shop", *command, "--data", str(data)],
+        [sys.executable, "-m", "shop", *command, "--data", address_of(data)],
         cwd=ROOT,
         env=clean_environment(),
         stdin=screen,
@@ -406,9 +416,9 @@ def test_reset_and_settle_ask_at_a_terminal(
 
 
 @pytest.mark.parametrize("arguments", [("reset",), ("ledger",)])
-def test_a_closed_standard_input_is_no_terminal(data: Path, arguments: tuple[str, ...]) -> None:
+def test_a_closed_standard_input_is_no_terminal(folder: Path, arguments: tuple[str, ...]) -> None:
     completed = subprocess.run(
-        ["bash", "-c", 'exec "$0" -m shop "$@" <&-', sys.executable, *arguments, "--data", str(data)],
+        ["bash", "-c", 'exec "$0" -m shop "$@" <&-', sys.executable, *arguments, "--data", str(folder)],
         cwd=ROOT,
         env=clean_environment(),
         capture_output=True,
@@ -423,24 +433,24 @@ def test_a_closed_standard_input_is_no_terminal(data: Path, arguments: tuple[str
 @pytest.mark.parametrize(
     "arguments", [(), ("sell",), ("settle",), ("load",), ("ledger", "--xml"), ("settle", "1", "2")]
 )
-def test_bad_usage_is_answered_with_2(data: Path, arguments: tuple[str, ...]) -> None:
-    completed = run_shop(*arguments, settings={"SHOP_DATA": str(data)})
+def test_bad_usage_is_answered_with_2(folder: Path, arguments: tuple[str, ...]) -> None:
+    completed = run_shop(*arguments, settings={"SHOP_DATA": str(folder)})
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert "usage: python -m shop" in completed.stderr
-    assert not data.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("SHOP_IDEMPOTENCY", "maybe"), ("SHOP_IDEMPOTENCY", "")],
 )
-def test_a_setting_that_cannot_be_read_is_answered_with_2_and_named(data: Path, name: str, value: str) -> None:
-    completed = run_shop("ledger", "--data", data, settings={name: value})
+def test_a_setting_that_cannot_be_read_is_answered_with_2_and_named(folder: Path, name: str, value: str) -> None:
+    completed = run_shop("ledger", "--data", folder, settings={name: value})
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert name in completed.stderr
-    assert not data.exists()
+    assert not folder.exists()
 
 
 @pytest.fixture
@@ -520,16 +530,16 @@ def test_a_data_directory_that_cannot_be_used_is_named_and_answered_with_2(
     assert "Traceback" not in completed.stderr
 
 
-def test_a_folder_whose_lock_is_held_by_another_process_is_named_after_five_seconds(data: Path) -> None:
-    do(data, make_order())
+def test_a_folder_whose_lock_is_held_by_another_process_is_named_after_five_seconds(folder: Path) -> None:
+    do(folder, make_order())
     programs = {name: arguments for name, arguments in PROGRAMS.items() if name != "ledger"}
-    with (data / ".lock").open() as held:
+    with (folder / ".lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         begin = time.monotonic()
 
         running = {
             name: subprocess.Popen(
-                [sys.executable, *arguments, "--data", str(data)],
+                [sys.executable, *arguments, "--data", str(folder)],
                 cwd=ROOT,
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
@@ -543,5 +553,5 @@ def test_a_folder_whose_lock_is_held_by_another_process_is_named_after_five_seco
 
         waited_seconds = time.monotonic() - begin
     assert {name: program.returncode for name, program in running.items()} == dict.fromkeys(programs, 2)
-    assert all(output == "" and f"{data}/.lock: another process" in errors for output, errors in said.values())
+    assert all(output == "" and f"{folder}/.lock: another process" in errors for output, errors in said.values())
     assert 5 <= waited_seconds < 20

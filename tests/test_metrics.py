@@ -19,6 +19,7 @@ from test_deploys import ChangedWorkflow
 from test_run_worker import sentence_of, status_of, worker_that_ends
 
 from comparison.processes import ROOT, Server, Worker, clean_environment, free_port, wait_until
+from plumbing.runtime import ip_and_port
 from shop.orders import Item, Order, Status
 from shop.shop import Shop
 from workflows import workflow_id_for
@@ -181,3 +182,8 @@ async def test_an_address_for_metrics_that_is_none_is_bad_usage_before_anything_
     sentence = worker.errors.read_text().splitlines()[-1]
     assert sentence.endswith(f"must be an IP address and a port, as in 127.0.0.1:9464, not '{address}'")
     assert not (tmp_path / "shop").exists()
+
+
+@pytest.mark.parametrize(("text", "address"), [("0.0.0.0:09464", "0.0.0.0:9464"), ("[::]:9464", "[::]:9464")])
+def test_an_address_for_metrics_may_be_any_of_the_machine(text: str, address: str) -> None:
+    assert ip_and_port(text) == address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import fcntl
 import shutil
 import sqlite3
@@ -17,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import make_order
+from conftest import address_of, make_order
+from postgres_server import PostgresServer
 
 from comparison.processes import ROOT, clean_environment
 from shop import storage
@@ -25,6 +27,7 @@ from shop.catalogue import PRODUCTS, Product
 from shop.errors import ReplyLost, ServiceUnavailable, StoreUnusable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import Ledger, NoShop, Stock, read_ledger
+from shop.location import Location, PostgresUrl
 from shop.orders import Item
 from shop.shop import Shop
 from shop.storage import Database
@@ -32,24 +35,24 @@ from shop.storage import Database
 PROCESSES = [str(number) for number in range(8)]
 # A race is not lost every time: without the lock that `Database` takes, some of these fail, but not each one.
 FRESH_DIRECTORIES = 20
+EMPTY_DATABASES = 5
 
 # Opens each directory that it is told, as soon as nobody holds the gate, and processes one order of its own there.
 ONE_OF_MANY = """
 import fcntl
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from order_processor import process_order
+from shop.location import parse_location
 from shop.orders import SAMPLE_ORDER
 from shop.shop import Shop
-from shop.storage import Database
 
 for line in sys.stdin:
     with open(sys.argv[2]) as gate:
         print("at the gate", flush=True)
         fcntl.flock(gate, fcntl.LOCK_SH)
     try:
-        shop = Shop(Path(line.strip()))
+        shop = Shop(parse_location(line.strip()))
         print(process_order(shop, replace(SAMPLE_ORDER, order_id=sys.argv[1])).as_line(), flush=True)
         shop.close()
     except Exception as error:
@@ -58,12 +61,12 @@ for line in sys.stdin:
 
 KILLED_IN_A_TRANSACTION = """
 import sys
-from pathlib import Path
+from shop.location import parse_location
 from shop.shop import Shop
-from shop.storage import Database
 
-with Shop(Path(sys.argv[1])).inventory.database.transaction() as connection:
-    connection.execute("PRAGMA cache_size = 10")  # far less than what follows: it has to go to the file
+with Shop(parse_location(sys.argv[1])).inventory.database.transaction() as connection:
+    for statement in sys.argv[2:]:
+        connection.execute(statement)
     connection.execute("UPDATE products SET now = 0")
     connection.executemany("INSERT INTO voids VALUES (?, 'digest')", [(f"order-{n}",) for n in range(20_000)])
     print("in the transaction", flush=True)
@@ -76,11 +79,10 @@ def effects(shop: Shop) -> Ledger:
 
 
 @contextmanager
-def lock_on(path: Path) -> Iterator[sqlite3.Connection]:
-    """Hold the write lock of a database, as another program would."""
-    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield connection
+def lock_on(location: Location, service: str) -> Iterator[None]:
+    """Hold the lock that all writers wait for, as another program would."""
+    with closing(Shop(location)) as other, getattr(other, service).database.transaction():
+        yield
 
 
 def limit_pages(database: Database, more: int) -> None:
@@ -125,16 +127,26 @@ def answers_of(processes: list[subprocess.Popen[str]]) -> list[str]:
     return [process.stdout.readline() for process in processes if process.stdout is not None]
 
 
-def open_at_once(processes: list[subprocess.Popen[str]], gate: Path, data: Path) -> list[str]:
-    """Let all processes open `data` in the same moment; return what each one answers."""
+def open_at_once(processes: list[subprocess.Popen[str]], gate: Path, location: Location) -> list[str]:
+    """Let all processes open a shop in the same moment; return what each one answers."""
     with gate.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         for process in processes:
             assert process.stdin is not None
-            process.stdin.write(f"{data}\n")
+            process.stdin.write(f"{address_of(location)}\n")
             process.stdin.flush()
         assert answers_of(processes) == ["at the gate\n"] * len(PROCESSES)
     return answers_of(processes)
+
+
+def assert_all_processed_their_orders(answers: list[str], ledger: Ledger) -> None:
+    assert [answer.split("\t")[:2] for answer in answers] == [[order_id, "completed"] for order_id in PROCESSES]
+    assert {attempt.outcome for attempt in ledger.attempts} == {"ok"}
+    assert sorted(charge.order_id for charge in ledger.charges) == PROCESSES
+    assert {sku: stock.initial for sku, stock in ledger.stock.items()} == {
+        product.sku: product.quantity for product in PRODUCTS
+    }
+    assert ledger.stock["mug"] == Stock(initial=100, now=100 - 2 * 8)
 
 
 def test_many_processes_open_a_fresh_directory_at_once_and_process_their_orders(
@@ -145,54 +157,53 @@ def test_many_processes_open_a_fresh_directory_at_once_and_process_their_orders(
 
         answers = open_at_once(processes, gate, data)
 
-        ledger = read_ledger(data)
-        assert [answer.split("\t")[:2] for answer in answers] == [[order_id, "completed"] for order_id in PROCESSES]
-        assert {attempt.outcome for attempt in ledger.attempts} == {"ok"}
-        assert sorted(charge.order_id for charge in ledger.charges) == PROCESSES
-        assert {sku: stock.initial for sku, stock in ledger.stock.items()} == {
-            product.sku: product.quantity for product in PRODUCTS
-        }
-        assert ledger.stock["mug"] == Stock(initial=100, now=100 - 2 * 8)
+        assert_all_processed_their_orders(answers, read_ledger(data))
 
 
-def test_a_call_waits_for_a_database_that_another_program_has_locked(tmp_path: Path) -> None:
-    shop, released = Shop(tmp_path), threading.Event()
-    with closing(shop), lock_on(tmp_path / "payments.sqlite3") as lock:
+def test_many_processes_open_an_empty_database_at_once_and_process_their_orders(
+    postgres: PostgresServer, database: PostgresUrl, gate: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    for _ in range(EMPTY_DATABASES):
+        postgres.empty()
 
-        def release() -> None:
-            released.set()
-            lock.execute("ROLLBACK")
+        answers = open_at_once(processes, gate, database)
 
-        timer = threading.Timer(0.3, release)
-        timer.start()
-        shop.payments.process_payment(make_order())
+        assert_all_processed_their_orders(answers, read_ledger(database))
 
-        assert released.is_set()
-        assert [attempt.outcome for attempt in read_ledger(shop.location).attempts] == ["ok"]
-        timer.join()
+
+def test_a_call_waits_for_a_database_that_another_program_has_locked(location: Location) -> None:
+    with closing(Shop(location)) as shop, ThreadPoolExecutor() as executor:
+        with lock_on(location, "payments"):
+            waiting = executor.submit(shop.payments.process_payment, make_order())
+            with pytest.raises(concurrent.futures.TimeoutError):
+                waiting.result(timeout=0.3)
+
+        waiting.result(timeout=30)
+
+        assert [attempt.outcome for attempt in read_ledger(location).attempts] == ["ok"]
 
 
 def test_a_database_that_stays_locked_is_unavailable_and_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
-    with closing(Shop(tmp_path)) as shop:
-        before = read_ledger(shop.location)
+    with closing(Shop(location)) as shop:
+        before = read_ledger(location)
 
-        with lock_on(tmp_path / "inventory.sqlite3"), pytest.raises(ServiceUnavailable, match="locked"):
+        with lock_on(location, "inventory"), pytest.raises(ServiceUnavailable, match="locked"):
             shop.inventory.update_inventory(make_order())
 
-        assert read_ledger(shop.location) == before
+        assert read_ledger(location) == before
         shop.inventory.update_inventory(make_order())
-        assert [attempt.outcome for attempt in read_ledger(shop.location).attempts] == ["ok"]
+        assert [attempt.outcome for attempt in read_ledger(location).attempts] == ["ok"]
 
 
-def test_a_shop_whose_database_stays_locked_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shop_whose_database_stays_locked_is_not_opened(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.1)
-    Shop(tmp_path).close()
+    Shop(location).close()
 
-    with lock_on(tmp_path / "inventory.sqlite3"), pytest.raises(ServiceUnavailable, match="locked"):
-        Shop(tmp_path)
+    with lock_on(location, "inventory"), pytest.raises(ServiceUnavailable, match="locked"):
+        Shop(location)
 
 
 def test_a_disk_that_is_full_halfway_through_an_effect_undoes_it_and_the_next_attempt_completes_it(shop: Shop) -> None:
@@ -232,11 +243,10 @@ def test_a_disk_without_room_for_any_attempt_loses_no_charge(shop: Shop) -> None
     assert charges == [str(number) for number in range(charged + 1)]
 
 
-def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it(tmp_path: Path) -> None:
-    Shop(tmp_path).close()
-    before = read_ledger(tmp_path)
+@contextmanager
+def process_in_a_transaction(location: Location, *first: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED_IN_A_TRANSACTION, str(tmp_path)],
+        [sys.executable, "-c", KILLED_IN_A_TRANSACTION, address_of(location), *first],
         cwd=ROOT,
         env=clean_environment(),
         stdin=subprocess.PIPE,
@@ -244,35 +254,62 @@ def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it(tmp_path: Pa
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"in the transaction\n"
-        written = (tmp_path / "inventory.sqlite3-wal").stat().st_size
+        yield process
 
+
+def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it_and_keeps_nobody_waiting(
+    location: Location,
+) -> None:
+    with closing(Shop(location)) as shop:
+        before = read_ledger(location)
+
+        with process_in_a_transaction(location) as process:
+            process.kill()
+
+        assert read_ledger(location) == before
+        shop.inventory.update_inventory(make_order())
+
+
+def test_what_a_killed_process_has_already_written_to_the_file_does_not_count(data: Path) -> None:
+    Shop(data).close()
+    before = read_ledger(data)
+
+    # Memory for far less than it writes: it has to go to the file.
+    with process_in_a_transaction(data, "PRAGMA cache_size = 10") as process:
+        written = (data / "inventory.sqlite3-wal").stat().st_size
         process.kill()
 
     assert written > 100_000
-    assert read_ledger(tmp_path) == before
-    with closing(sqlite3.connect(tmp_path / "inventory.sqlite3")) as connection:
+    assert read_ledger(data) == before
+    with closing(sqlite3.connect(data / "inventory.sqlite3")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_an_error_inside_a_transaction_rolls_it_back_and_frees_the_database(shop: Shop) -> None:
-    before = read_ledger(shop.location)
+def test_an_error_inside_a_transaction_rolls_it_back_and_frees_the_database(location: Location) -> None:
+    with closing(Shop(location)) as shop:
+        before = read_ledger(location)
 
-    with pytest.raises(ZeroDivisionError), shop.inventory.database.transaction() as connection:
-        connection.execute("UPDATE products SET now = 0")
-        _ = 1 / 0
+        with pytest.raises(ZeroDivisionError), shop.inventory.database.transaction() as connection:
+            connection.execute("UPDATE products SET now = 0")
+            _ = 1 / 0
 
-    assert read_ledger(shop.location) == before
+        assert read_ledger(location) == before
+        shop.inventory.update_inventory(make_order())
 
 
-def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_repeating(shop: Shop) -> None:
-    shop.inventory.update_inventory(make_order())
-    before = read_ledger(shop.location)
+def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_repeating(location: Location) -> None:
+    with closing(Shop(location)) as shop:
+        shop.inventory.update_inventory(make_order())
+        before = read_ledger(location)
 
-    for statement in ("UPDATE products SET now = now - 101", "INSERT INTO sales VALUES ('1', '1', 'digest', 0)"):
-        with pytest.raises(ServiceUnavailable, match="constraint"), shop.inventory.database.transaction() as connection:
-            connection.execute(statement)
+        for statement in (
+            "UPDATE products SET now = now - 101",
+            "INSERT INTO sales (idempotency_key, order_id, digest) VALUES ('1', '1', 'digest')",
+        ):
+            with pytest.raises(ServiceUnavailable, match="constraint"), shop.inventory.database.transaction() as inside:
+                inside.execute(statement)
 
-    assert read_ledger(shop.location) == before
+        assert read_ledger(location) == before
 
 
 def test_a_new_data_directory_is_private_to_its_user(tmp_path: Path) -> None:
@@ -295,10 +332,10 @@ def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path, obstacle:
 
 
 def test_many_threads_behind_the_lock_of_another_program_are_all_answered_after_one_waiting_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 2.0)
-    shop = Shop(tmp_path)
+    shop = Shop(location)
 
     def call(number: int) -> float:
         # Each comes a little later than the one before it: when that one gives up, it has time left.
@@ -308,38 +345,43 @@ def test_many_threads_behind_the_lock_of_another_program_are_all_answered_after_
             shop.payments.process_payment(make_order(str(number)))
         return time.monotonic() - begin
 
-    with closing(shop), lock_on(tmp_path / "payments.sqlite3"), ThreadPoolExecutor(8) as executor:
+    with closing(shop), lock_on(location, "payments"), ThreadPoolExecutor(8) as executor:
         waited_seconds = list(executor.map(call, range(8)))
 
     # To wait for the other threads and then anew for the other program would take 3 s and more.
     assert min(waited_seconds) > 1.5
     assert max(waited_seconds) < 2.8
-    assert read_ledger(tmp_path).attempts == ()
+    assert read_ledger(location).attempts == ()
 
 
 def test_a_thread_that_waits_for_another_one_is_answered_after_the_same_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_SECONDS", 0.2)
-    shop = Shop(tmp_path)
+    shop = Shop(location)
 
     with closing(shop), ThreadPoolExecutor() as executor, shop.payments.database.transaction():
         waiting = executor.submit(shop.payments.process_payment, make_order())
         error = waiting.exception(timeout=30)
 
     assert isinstance(error, ServiceUnavailable)
-    assert "busy" in str(error)
+    assert "busy" in str(error) or "locked" in str(error)
 
 
-def test_looking_waits_for_no_writer_and_sees_nothing_that_is_not_committed(shop: Shop, data: Path) -> None:
-    before = read_ledger(shop.location)
+def test_looking_waits_for_no_writer_and_sees_nothing_that_is_not_committed(location: Location) -> None:
+    with closing(Shop(location)) as other:
+        before = read_ledger(location)
 
-    with lock_on(data / "inventory.sqlite3") as writer:
-        writer.execute("UPDATE products SET now = 0")
-        with lock_on(data / "payments.sqlite3"), lock_on(data / "notifications.sqlite3"):
-            seen = read_ledger(shop.location)
+        with (
+            other.payments.database.transaction(),
+            other.notifications.database.transaction(),
+            other.inventory.database.transaction() as writer,
+        ):
+            writer.execute("UPDATE products SET now = 0")
+            seen = read_ledger(location)
 
-    assert seen == before
+        assert seen == before
+        assert read_ledger(location) != before
 
 
 def test_looking_changes_no_database(tmp_path: Path) -> None:

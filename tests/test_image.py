@@ -95,7 +95,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         elif name == "COPY":
             source, target = rest.split()
             copy(context / source, directory / target)
-        elif name == "RUN" and rest.startswith("pip install "):
+        elif name == "RUN" and rest.startswith(("pip install ", "python -m compileall ")):
             subprocess.run(
                 rest, shell=True, cwd=directory, env=environment, check=True, timeout=INSTALL_TIMEOUT_SECONDS
             )

@@ -47,7 +47,7 @@ async def serve(shop: Shop, runtime: Runtime) -> int:
     """Serve until SIGTERM or SIGINT, then let the steps that are under way end, for as long as an attempt may take.
 
     Raises:
-        NoConnection: if the server cannot be reached or lacks the search attribute.
+        NoConnection: if the server cannot be reached, lacks the search attribute, or refuses the worker later on.
     """
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -73,7 +73,7 @@ async def serve(shop: Shop, runtime: Runtime) -> int:
     await asyncio.wait([running, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
     if running.done():
-        running.result()  # Raises what ended it.
+        raise NoConnection(f"the worker has ended: {running.exception()}") from running.exception()
     logger.info("stopping: steps under way come to their end; press Ctrl-\\ to kill")
     _, hanging = await asyncio.wait([asyncio.create_task(worker.shutdown())], timeout=DRAIN_TIME.total_seconds() + 1)
     if hanging:

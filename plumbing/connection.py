@@ -16,7 +16,7 @@ from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
-from temporalio.service import KeepAliveConfig, RPCError
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from plumbing.admission import OrderPayloadConverter, PlainFailureConverter
 from plumbing.diagnosis import diagnose
@@ -95,6 +95,8 @@ async def register_search_attribute(client: Client, key: SearchAttributeKey[str]
         elif known.custom_attributes[name] != keyword:
             raise NoConnection(f"the search attribute {name} is there, but is no Keyword; remove it first")
     except RPCError as error:
+        if error.status is RPCStatusCode.UNAVAILABLE:
+            raise NoConnection(f"the Temporal server has gone away ({error.message}); start this again") from error
         raise NoConnection(
             f"the search attribute {name} cannot be registered from here ({error.message}); somebody who may must run:"
             f" temporal operator search-attribute create --namespace {client.namespace} --name {name} --type Keyword"

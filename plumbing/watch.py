@@ -50,7 +50,8 @@ async def watch(client: Client) -> None:
             is_away = False
         except RPCError as error:
             if not is_away:
-                logger.warning("the server is away; waiting for it (%s)", error.message)
+                what = "is away" if is_retryable(error) else "refuses this program"
+                logger.warning("the server %s; waiting for it (%s)", what, error.message)
             is_away = True
         await asyncio.sleep(PING_SECONDS)
 

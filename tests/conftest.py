@@ -23,7 +23,7 @@ from shop.shop import Shop
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # Each of these keeps two cores busy by itself: they take turns.
-BUSY_MODULES = ("test_comparison", "test_crashes", "test_matrix", "test_documents", "test_new_runs")
+BUSY_MODULES = ("test_comparison", "test_crashes", "test_matrix", "test_documents", "test_new_runs", "test_bench")
 
 
 class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types

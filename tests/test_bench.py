@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,11 +17,12 @@ from comparison import bench
 from comparison.figures import SHOWN, Figures, Goal, draw, make_json, make_text, spread
 from comparison.folders import make_progress
 from comparison.measure import FileRun, NotCompleted, Round, Usage, parse_ps, quantile, seconds_of, usage_of
-from comparison.processes import Program
+from comparison.processes import ROOT, Program
 from comparison.subjects import AGAIN, FLOOR, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW, Subject, make_script
 from shop.ledger import read_ledger
 from shop.orders import Order, Outcome, Status
 
+PAGE = ROOT / "docs" / "cost.md"
 SUBJECTS = (SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK, SLOW_SCRIPT, SLOW_WORKFLOW)
 
 
@@ -241,3 +243,17 @@ async def test_a_small_run_measures_every_subject_the_files_and_a_kill(tmp_path:
     ]
     assert payments == ["started", "ok"]
     assert figures.recovery_seconds > 0
+
+
+def shape(text: str) -> list[str]:
+    """Return what is printed but for its figures, and whether they are good enough."""
+    without_figures = re.sub(r" +-?\d[\d.]*( \([\d.]+-[\d.]+\))?", " N", text)
+    return re.sub(r"\b(met|missed)\b", "VERDICT", without_figures).split()
+
+
+def test_the_page_shows_what_the_benchmark_prints() -> None:
+    printed = make_text(make_figures(*(make_file(size, 2.0 + 0.05 * size) for size in bench.SIZES)))
+
+    (shown,) = re.findall(r"^\$ python -m comparison bench\b.*\n([^`]+)```", PAGE.read_text(), re.MULTILINE)
+
+    assert shape(shown) == shape(printed)

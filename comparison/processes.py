@@ -213,8 +213,8 @@ class Server(Program):
 class Worker(Program):
     """A worker on a server, with a shop."""
 
-    def __init__(self, log: Path, settings: Mapping[str, str], data: Path, faults: str = "") -> None:
-        """Serve the shop in `data`, on the server and namespace that `settings` name."""
+    def __init__(self, log: Path, settings: Mapping[str, str], data: Path | str, faults: str = "") -> None:
+        """Serve the shop in `data`, a folder or a URL, on the server and namespace that `settings` name."""
         super().__init__(log, settings, "run_worker.py", f"--data={data}", f"--faults={faults}")
 
     async def start(self) -> None:

@@ -27,8 +27,8 @@ except ImportError as error:
 # To each service from each process. Six workers take 72 of the 100 connections that a server has by default.
 MAX_CONNECTIONS = 4
 CONNECT_TIMEOUT_SECONDS = 5
-# How long the server may be silent. The longest lock that it waits for takes 5 s; an attempt may take 10 s.
-MAX_SILENCE_SECONDS = 7
+# How long the server may be silent: a second more than the longest lock that it waits for.
+MAX_SILENCE_SECONDS = 6
 # A process that is stopped, or whose machine is gone, keeps the locks of its transaction no longer than this.
 MAX_IDLE_SECONDS = 10
 

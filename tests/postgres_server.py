@@ -17,7 +17,7 @@ import psycopg
 from comparison.processes import POLL_SECONDS, READY_TIMEOUT_SECONDS, free_port
 from shop.location import PostgresUrl
 
-PASSWORD = "se/cret@word"
+PASSWORD = "walnut/plum@turnip"  # with what a URL takes for something else
 # From Debian's package, which puts none of them on the path.
 FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
 OPTIONS = (
@@ -77,11 +77,15 @@ class PostgresServer:
 
     def kill(self) -> None:
         """Kill all its processes with SIGKILL: it gets no chance to clean up."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
-            os.kill(pid, signal.SIGKILL)
         assert self._process
+        os.kill(self.pid, signal.SIGSTOP)  # else it makes more of them meanwhile
+        children = [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        for pid in (*children, self.pid):
+            os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        # It does not start again beside one that is left.
+        while any(map(is_alive, children)):
+            time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         """Stop it, whoever is still connected, and remove its folder."""
@@ -125,3 +129,11 @@ class PostgresServer:
                 group=pwd.getpwnam(self._user).pw_gid,
                 extra_groups=[] if os.getuid() == 0 else None,
             )
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

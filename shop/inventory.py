@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shop.attempts import Attempts
 from shop.catalogue import Product
-from shop.errors import OutOfStock, UnknownProduct
 from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
+from shop.stock import change_stock, insert_products, refuse_shortage
 from shop.storage import Connection, Database, Row
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS products (
-    sku     TEXT PRIMARY KEY,
-    name    TEXT NOT NULL,
-    initial INTEGER NOT NULL CHECK (initial >= 0),
-    now     INTEGER NOT NULL CHECK (now >= 0)
-);
 CREATE TABLE IF NOT EXISTS sales (
     idempotency_key TEXT NOT NULL UNIQUE,
     order_id        TEXT NOT NULL,
@@ -61,7 +55,7 @@ class Inventory:
             sales = _sales_of(connection, order)
             refuse_voided(connection, order, is_undone=_is_restored(sales))
             if not sales:
-                _refuse_shortage(connection, order)
+                refuse_shortage(connection, order)
 
     def update_inventory(self, order: Order) -> None:
         """Take the items from the stock, all or none. Safe to repeat: the order's key is taken once.
@@ -77,7 +71,7 @@ class Inventory:
             key = self.keys.key_for(order)
             if key in [sale["idempotency_key"] for sale in sales]:
                 return
-            _refuse_shortage(connection, order)
+            refuse_shortage(connection, order)
             connection.execute(
                 "INSERT INTO sales (idempotency_key, order_id, digest) VALUES (?, ?, ?)",
                 (key, order.order_id, order.digest),
@@ -86,7 +80,7 @@ class Inventory:
                 "INSERT INTO sale_items (idempotency_key, sku, quantity) VALUES (?, ?, ?)",
                 [(key, item.sku, item.quantity) for item in order.items],
             )
-            _change_stock(connection, {item.sku: -item.quantity for item in order.items})
+            change_stock(connection, {item.sku: -item.quantity for item in order.items})
 
     def void_sale(self, order: Order) -> bool:
         """Make sure that the order never takes its stock, unless it has already. Safe to repeat.
@@ -122,7 +116,7 @@ class Inventory:
         """Stock a shop that sells nothing yet; several processes may try at once."""
         with self.database.transaction() as connection:
             if not connection.execute("SELECT 1 FROM products").fetchone():
-                _insert_products(connection, products)
+                insert_products(connection, products)
 
     def replace_products(self, products: Iterable[Product]) -> None:
         """Replace the whole stock.
@@ -134,7 +128,7 @@ class Inventory:
             if connection.execute("SELECT 1 FROM attempts").fetchone():
                 raise ShopInUse("orders have been processed on this stock")
             connection.execute("DELETE FROM products")
-            _insert_products(connection, products)
+            insert_products(connection, products)
 
 
 def _sales_of(connection: Connection, order: Order) -> list[Row]:
@@ -153,39 +147,7 @@ def _is_restored(sales: list[Row]) -> bool:
     return any(sale["restored"] for sale in sales)
 
 
-def _refuse_shortage(connection: Connection, order: Order) -> None:
-    for item in order.items:
-        product = connection.execute("SELECT now FROM products WHERE sku = ?", (item.sku,)).fetchone()
-        if not product:
-            raise UnknownProduct(f"{item.sku}: the shop does not sell it")
-        if product["now"] < item.quantity:
-            raise OutOfStock(f"{item.sku}: {item.quantity} wanted, {product['now']} left")
-
-
-def _insert_products(connection: Connection, products: Iterable[Product]) -> None:
-    connection.executemany(
-        "INSERT INTO products (sku, name, initial, now) VALUES (?, ?, ?, ?)",
-        [(product.sku, product.name, product.quantity, product.quantity) for product in products],
-    )
-
-
 def _put_back(connection: Connection, key: str) -> None:
     connection.execute("UPDATE sales SET restored = 1 WHERE idempotency_key = ?", (key,))
     items = connection.execute("SELECT sku, quantity FROM sale_items WHERE idempotency_key = ?", (key,)).fetchall()
-    _change_stock(connection, {item["sku"]: item["quantity"] for item in items})
-
-
-def _change_stock(connection: Connection, units_by_sku: Mapping[str, int]) -> None:
-    """Put units into the stock, or take them where the number is negative.
-
-    In the order of the skus: two orders that wait for each other's products would wait for ever.
-
-    Raises:
-        OutOfStock: if another order took the units since the stock was looked at.
-    """
-    for sku, units in sorted(units_by_sku.items()):
-        changed = connection.execute(
-            "UPDATE products SET now = now + ? WHERE sku = ? AND now + ? >= 0", (units, sku, units)
-        )
-        if units < 0 and not changed.rowcount:
-            raise OutOfStock(f"{sku}: {-units} wanted, and another order took them first")
+    change_stock(connection, {item["sku"]: item["quantity"] for item in items})

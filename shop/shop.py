@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shop import attempts, inventory, keys, notifications, payments
+from shop import attempts, inventory, keys, notifications, payments, stock
 from shop.attempts import Attempts
 from shop.catalogue import CUSTOMERS, PRODUCTS
 from shop.faults import FaultPlan
@@ -35,7 +35,7 @@ class Shop:
             self.databases.append(database)
             return database, Attempts(database, plan), idempotency_keys
 
-        self.inventory = Inventory(*service("inventory", inventory.SCHEMA))
+        self.inventory = Inventory(*service("inventory", stock.SCHEMA + inventory.SCHEMA))
         self.payments = Payments(*service("payments", payments.SCHEMA))
         self.notifications = Notifications(*service("notifications", notifications.SCHEMA))
         self._stock_if_empty()

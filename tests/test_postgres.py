@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -23,12 +24,14 @@ from comparison.accounts import accounts_of
 from comparison.audit import audit
 from comparison.audit_command import read_outcomes
 from comparison.processes import POLL_SECONDS, ROOT, Worker, clean_environment, free_port, wait_until
+from plumbing.connection import connect
+from plumbing.watch import warn_of_other_shops
 from shop import storage
 from shop.errors import OutOfStock, ReplyLost, ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import read_ledger
 from shop.location import PostgresUrl, parse_location
-from shop.orders import Item, Order, Status
+from shop.orders import Item, Order
 from shop.shop import Shop
 
 PROGRAMS = {
@@ -142,6 +145,17 @@ def test_a_url_that_would_be_misread_is_refused_and_not_shown(url: str) -> None:
         parse_location(url)
 
     assert not is_told(str(refused.value))
+
+
+def test_the_password_may_come_from_the_environment(
+    postgres: PostgresServer, database: PostgresUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+
+    completed = run("-m", "shop", "ledger", data=f"postgresql://shop@127.0.0.1:{postgres.port}/postgres")
+
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert read_ledger(database).stock["mug"].now == 100
 
 
 def test_the_script_runs_without_any_package_and_says_which_one_a_database_needs() -> None:
@@ -382,6 +396,27 @@ def test_a_server_that_is_down_is_unavailable_and_found_again_when_it_is_up(
     assert [charge.order_id for charge in read_ledger(shop.location).charges] == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("other", "is_warned_of"),
+    [("postgresql://127.0.0.1:{port}/postgres", False), ("postgresql://127.0.0.1:{port}/other", True), ("/a", True)],
+)
+async def test_workers_on_two_machines_serve_the_same_shop_if_its_url_is_the_same(
+    postgres: PostgresServer,
+    database: PostgresUrl,
+    stage: Stage,
+    caplog: pytest.LogCaptureFixture,
+    other: str,
+    is_warned_of: bool,
+) -> None:
+    await start_workers(stage, address_of(database), 1)
+    elsewhere = await connect(stage.settings, f"1@another-machine {other.format(port=postgres.port)}")
+
+    await warn_of_other_shops(elsewhere)
+
+    assert ("serves another shop" in caplog.text) == is_warned_of
+    assert not is_told(caplog.text)
+
+
 async def start_workers(stage: Stage, data: str, number: int) -> list[Worker]:
     # Slow enough for each of them to be killed in a call.
     faults = "process_payment:slow(1)"
@@ -392,8 +427,8 @@ async def start_workers(stage: Stage, data: str, number: int) -> list[Worker]:
     return workers
 
 
-def stocked_orders(shop: Shop, number: int) -> list[Order]:
-    """Return orders that find what they want, and every tenth one that does not pay."""
+def orders_in_stock(number: int) -> list[Order]:
+    """Return orders that find what they want; the card of every tenth one is declined."""
     tokens = ["tok_chargeDeclined" if index % 10 == 9 else "tok_visa" for index in range(number)]
     return [
         make_order(str(index), payment_token=token, items=(Item("coffee-1kg", 1, 100 + index), Item("mug", 1, 5)))
@@ -418,10 +453,9 @@ async def kill_in_a_slow_call(location: PostgresUrl, worker: Worker) -> None:
 
 @pytest.mark.timeout(110)
 async def test_workers_and_the_server_are_killed_under_load_and_no_order_is_lost(
-    postgres: PostgresServer, database: PostgresUrl, stage: Stage, capsys: pytest.CaptureFixture[str]
+    postgres: PostgresServer, database: PostgresUrl, stage: Stage
 ) -> None:
-    with closing(Shop(database)) as shop:
-        orders = stocked_orders(shop, ORDERS)
+    orders = orders_in_stock(ORDERS)
     workers = await start_workers(stage, address_of(database), 4)
     starter = stage.starter(*orders)
     await starter.start()
@@ -439,12 +473,11 @@ async def test_workers_and_the_server_are_killed_under_load_and_no_order_is_lost
     orders_file = write_orders(stage.directory / "orders.jsonl", *orders)
     audited = run("-m", "comparison", "audit", str(orders_file), data=database.secret)
     seconds = sorted(account.seconds for account in accounts_of(orders, ledger).values())
-    with capsys.disabled():
-        print(
-            f"\n{ORDERS} orders, 2 of 4 workers and PostgreSQL killed; from the first attempt of an order to the last:"
-            f" median {statistics.median(seconds):.1f} s, most {seconds[-1]:.1f} s; "
-            + ", ".join(f"{sum(one.status is status for one in printed)} {status.value}" for status in Status)
-        )
+    print(
+        f"{ORDERS} orders, 2 of 4 workers and PostgreSQL killed; from an order's first attempt to its last:"
+        f" median {statistics.median(seconds):.1f} s, at most {seconds[-1]:.1f} s;",
+        dict(Counter(outcome.status.value for outcome in printed)),
+    )
     assert audit(orders, ledger, printed, runs=1) == []
     assert (audited.returncode, audited.stdout) == (0, ""), audited.stderr
     assert status == (0 if all(outcome.is_settled for outcome in printed) else 1)

@@ -18,12 +18,16 @@ from shop.orders import Order
 from shop.shop import Shop
 
 T = TypeVar("T")
+Call = Callable[["OrderActivities", Order], T]
+
+KNOWN_BY_NAME: tuple[type[PermanentError], ...] = (OrderConflict, OrderVoided)
 
 
-def step(call: Callable[[OrderActivities, Order], T]) -> Callable[[OrderActivities, Order], T]:
+def step(call: Call[T], final: tuple[type[PermanentError], ...] = (PermanentError,)) -> Call[T]:
     """Make an activity of a method. The class of the shop's error decides whether another attempt helps.
 
-    A refusal is `BENIGN`: an expected "no", not logged as an error; the workflow takes it for a rejected order.
+    None does after one of `final`. A refusal is `BENIGN`: an expected "no", not logged as an error, which the workflow
+    takes for a rejected order.
     `no_thread_cancel_exception`: a call that outlives its time-out ends by itself. By default the SDK raises an error
     in its thread, at any line, and nobody could say how much of the effect has happened.
     """
@@ -33,7 +37,7 @@ def step(call: Callable[[OrderActivities, Order], T]) -> Callable[[OrderActiviti
     def attempt(self: OrderActivities, order: Order) -> T:
         try:
             return call(self, order)
-        except PermanentError as error:
+        except final as error:
             is_refusal = isinstance(error, Refusal)
             category = ApplicationErrorCategory.BENIGN if is_refusal else ApplicationErrorCategory.UNSPECIFIED
             raise ApplicationError(str(error), type=name_of(error), non_retryable=True, category=category) from error
@@ -41,10 +45,14 @@ def step(call: Callable[[OrderActivities, Order], T]) -> Callable[[OrderActiviti
     return attempt
 
 
+def ending(call: Call[T]) -> Call[T]:
+    """Make an activity of a call that an order cannot end without: whatever refuses it, it is tried again."""
+    return step(call, final=KNOWN_BY_NAME)
+
+
 def name_of(error: PermanentError) -> str:
     """Return the name that the workflow sees; a subclass of an error that it knows by name goes by that name."""
-    known: tuple[type[PermanentError], ...] = (OrderConflict, OrderVoided)
-    return next((base for base in known if isinstance(error, base)), type(error)).__name__
+    return next((base for base in KNOWN_BY_NAME if isinstance(error, base)), type(error)).__name__
 
 
 @dataclass(frozen=True)
@@ -73,22 +81,22 @@ class OrderActivities:
         """Mail the customer."""
         self.shop.notifications.send_confirmation(order)
 
-    @step
+    @ending
     def note_unsent(self, order: Order) -> None:
         """Note that no confirmation could be sent."""
         self.shop.notifications.note_unsent(order)
 
-    @step
+    @ending
     def void_charge(self, order: Order) -> str | None:
         """Void the charge; return the transaction id if the order was charged before."""
         return self.shop.payments.void_charge(order)
 
-    @step
+    @ending
     def void_sale(self, order: Order) -> bool:
         """Void the sale; return whether the stock was taken before."""
         return self.shop.inventory.void_sale(order)
 
-    @step
+    @ending
     def refund_payment(self, order: Order) -> None:
         """Pay back what the order was charged."""
         self.shop.payments.refund_payment(order)

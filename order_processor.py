@@ -138,7 +138,7 @@ def retry(call: Callable[[Order], T], order: Order) -> T:
 
 
 def retry_or_alarm(call: Callable[[Order], T], order: Order) -> T:
-    """Retry a call that the order cannot end without. If it fails, a person must act.
+    """Retry a call that the order cannot end without. If it fails or is refused, a person must act.
 
     Raises:
         HalfDone: to run the order again resumes it.
@@ -146,7 +146,9 @@ def retry_or_alarm(call: Callable[[Order], T], order: Order) -> T:
     """
     try:
         return retry(call, order)
-    except TransientError as error:
+    except (OrderConflict, OrderVoided):
+        raise
+    except ShopError as error:
         logger.critical("order %s: HALF-DONE: RUN IT AGAIN: %s: %s", order.order_id, call.__name__, error)
         raise HalfDone(f"{call.__name__}: {error}; run it again") from error
 

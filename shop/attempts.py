@@ -41,7 +41,13 @@ class Attempts:
 
     @contextmanager
     def attempt(self, step: Step | SettleStep, order_id: str) -> Iterator[Connection]:
-        """Record one attempt, and give the transaction for its effect, struck by the planned fault.
+        """Record one attempt, and give the transaction for its effect; raises what `call` raises."""
+        with self.call(step, order_id), self.database.transaction(order_id) as connection:
+            yield connection
+
+    @contextmanager
+    def call(self, step: Step | SettleStep, order_id: str) -> Iterator[None]:
+        """Record one attempt, struck by the planned fault. It holds no transaction: a call over a network may hang.
 
         Raises:
             ShopError: what the effect or the fault raises, recorded first.
@@ -51,8 +57,7 @@ class Attempts:
         fault = self.faults.fault_for(step, order_id, number)
         try:
             fault.before_effect()
-            with self.database.transaction(order_id) as connection:
-                yield connection
+            yield
             fault.after_effect()
         except Exception as error:
             with suppress(TransientError):  # It stays 'started': the caller gets the error itself.

@@ -9,7 +9,7 @@ from conftest import make_order
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 
-from activities import OrderActivities, activities_of, step
+from activities import OrderActivities, activities_of, ending, step
 from shop.errors import Refusal, ReplyLost, ServiceUnavailable
 from shop.faults import STEPS, parse_faults
 from shop.ledger import Ledger, Void, read_ledger
@@ -203,3 +203,23 @@ def test_an_order_with_the_id_of_another_is_refused_and_nothing_changes(first: s
 
     assert refusal == ("OrderConflict", True, UNEXPECTED)
     assert effects(read_ledger(shop.location)) == effects(before)
+
+
+def test_a_call_that_an_order_cannot_end_without_is_tried_again_even_if_it_is_refused() -> None:
+    class CardExpired(Refusal):
+        """What a provider may say to a refund."""
+
+    @ending
+    def refuse(_: OrderActivities, order: Order) -> None:
+        raise CardExpired(f"order {order.order_id}: no refund")
+
+    with pytest.raises(CardExpired):  # Temporal repeats any error that does not say that it is final.
+        refuse(OrderActivities.__new__(OrderActivities), ORDER)
+
+
+def test_a_call_that_an_order_cannot_end_without_is_not_repeated_for_an_id_of_another(shop: Shop) -> None:
+    run(shop, "process_payment")
+
+    refused = refusal_of(shop, "void_charge", make_order(customer_id="grace"))
+
+    assert refused == ("OrderConflict", True, UNEXPECTED)

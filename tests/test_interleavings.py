@@ -121,7 +121,8 @@ def run_workflow(answers: tuple[Answer, ...]) -> Status:
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(workflow, "execute_activity_method", execute_activity)
         patches.setattr(workflows, "refuse_foreign_id", lambda order: None)
-        patches.setattr(workflows.OrderWorkflow, "_publish", lambda *_, **__: None)
+        for telling in ("_publish", "_publish_end"):
+            patches.setattr(workflows.OrderWorkflow, telling, lambda *_, **__: None)
         try:
             run = loop.create_task(workflows.OrderWorkflow().run(ORDER))
             return loop.run_until_complete(run).status

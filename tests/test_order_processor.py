@@ -23,6 +23,7 @@ from conftest import make_order, write_orders
 
 import order_processor
 from comparison.processes import ROOT, Program, clean_environment, wait_until
+from shop.errors import Refusal
 from shop.faults import parse_faults
 from shop.ledger import Charge, Ledger, NoShop, read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
@@ -352,6 +353,17 @@ def test_an_order_that_cannot_be_ended_is_unknown_and_critical_in_the_log_and_no
     assert len(held_charges(ledger)) == 1
     [loud] = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
     assert f"order 1: HALF-DONE: RUN IT AGAIN: {call}" in loud
+
+
+def test_an_undo_that_is_refused_leaves_the_order_half_done() -> None:
+    class CardExpired(Refusal):
+        """What a provider may say to a refund."""
+
+    def refund_payment(order: Order) -> None:
+        raise CardExpired("no refund")
+
+    with pytest.raises(order_processor.HalfDone, match="refund_payment: no refund; run it again"):
+        order_processor.retry_or_alarm(refund_payment, make_order())
 
 
 @pytest.mark.usefixtures("impatient")

@@ -119,7 +119,7 @@ def not_completed(order: Order, error: ShopError) -> Outcome:
 
 
 def retry(call: Callable[[Order], T], order: Order) -> T:
-    """Call until it works, is refused for good, or three attempts are used up; wait 1 s, 2 s between them."""
+    """Call until it works, is refused for good, or its attempts are used up; each wait is twice as long as the last."""
     interval_seconds = INITIAL_INTERVAL_SECONDS
     for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
         logger.info("order %s: %s: attempt %d", order.order_id, call.__name__, attempt)

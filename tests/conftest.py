@@ -22,19 +22,20 @@ from shop.shop import Shop
 
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
-# Each of these keeps two cores busy by itself: they take turns.
-BUSY_MODULES = ("test_comparison", "test_crashes", "test_matrix", "test_documents", "test_new_runs", "test_bench")
+# These run many processes at once and take the longest: one after the other, in a lane of their own each.
+LANES = (("test_documents", "test_new_runs", "test_bench"), ("test_comparison", "test_crashes", "test_matrix"))
+LANE_OF = {module: f"lane {number}" for number, modules in enumerate(LANES) for module in modules}
 
 
 class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
-    """Gives a process whole modules, and the busy ones to the same, one after the other.
+    """Gives a process whole modules, and those of a lane to the same, one after the other.
 
     `--dist loadgroup` would do, but has no effect with pytest 9.2: https://github.com/pytest-dev/pytest-xdist/issues/1386
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = Path(nodeid.partition("::")[0]).stem
-        return "busy" if module in BUSY_MODULES else module
+        return LANE_OF.get(module, module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesStayTogether:
@@ -44,8 +45,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesSt
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the busy modules: none of them is left alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in BUSY_MODULES)
+    """Begin with the lanes: none of them is left alone at the end."""
+    items.sort(key=lambda item: LANE_OF.get(item.path.stem, "others"))
 
 
 def make_order(order_id: str = "1", **changes: object) -> Order:

@@ -119,10 +119,10 @@ def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
 @pytest.mark.timeout(290)
 @pytest.mark.parametrize("version", ["script", "temporal"])
 def test_a_small_soak_has_no_violation(version: str) -> None:
-    done = run_comparison("soak", f"--version={version}", "--orders", "80", "--kills", "10", "--seed", "3")
+    done = run_comparison("soak", f"--version={version}", "--orders", "40", "--kills", "5", "--seed", "3")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " 10 from outside" in done.stdout
+    assert " 5 from outside" in done.stdout
     assert "violations: 0 in " in done.stdout
     assert "planted violations that the audit missed: none" in done.stdout
 

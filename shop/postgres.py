@@ -203,7 +203,8 @@ def _translated(sql: str) -> str:
 def _reason(error: psycopg.Error) -> str:
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return "it is locked, and stays so"
-    return " ".join((error.diag.message_primary or str(error)).split())
+    lines = (error.diag.message_primary or str(error)).splitlines()
+    return " ".join(line.strip() for line in lines if not line.startswith("\t"))  # without hints
 
 
 @contextmanager

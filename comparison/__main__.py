@@ -1,4 +1,4 @@
-"""Run the comparison: `python -m comparison [NAME ...]`, or `keys`, `audit`, `soak`, `bench`, `picture`."""
+"""Run the comparison: `python -m comparison [NAME ...]`, or `keys`, `audit`, `soak`, `bench`, `ablation`, `picture`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import plumbing  # noqa: F401  # first: says so if a package is missing
 import argparse
 import sys
 
-from comparison import audit_command, bench, compare, keys, picture, soak
+from comparison import ablation, audit_command, bench, compare, keys, picture, soak
 from plumbing.process import run_and_exit
 
 # Each has `add_arguments(parser)` and `run(arguments)`, which returns the exit status. The first goes without saying.
@@ -19,6 +19,7 @@ COMMANDS = {
     "audit": (audit_command, "judge all orders of a shop"),
     "soak": (soak, "process orders under random faults and kills, then audit"),
     "bench": (bench, "measure both versions side by side"),
+    "ablation": (ablation, "measure what each setting of server, worker and workflow brings"),
     "picture": (picture, "take the README's picture of the Temporal UI"),
 }
 

@@ -80,6 +80,7 @@ class Program:
     """One of the repository's programs as a process. Its output goes to `<log>.out` and `<log>.err`, appended to."""
 
     executable = sys.executable
+    tree = ROOT
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
         """Describe the process; `start` starts it."""
@@ -101,7 +102,7 @@ class Program:
                 stdin=lines,
                 stdout=output,
                 stderr=errors,
-                cwd=ROOT,
+                cwd=self.tree,
                 env=self.environment,
             )
 

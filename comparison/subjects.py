@@ -7,7 +7,7 @@ import functools
 import re
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -16,9 +16,10 @@ from typing import TypeVar
 
 from comparison.audit import Ending, accounts_of
 from comparison.floor import Floor
-from comparison.processes import Program, Server, Worker
+from comparison.processes import ROOT, Program, Server, Worker
 from order_processor import process_order
 from plumbing.connection import TASK_QUEUE
+from run_server import SETTINGS
 from run_workflow import run_order
 from shop.catalogue import Product
 from shop.faults import parse_faults
@@ -32,6 +33,8 @@ SLOW_FAULTS = (
     "validate_inventory:slow(0.02)*inf,process_payment:slow(0.2)*inf,"
     "update_inventory:slow(0.02)*inf,send_confirmation:slow(0.05)*inf"
 )
+# None of them makes the server faster.
+QUIET = tuple(setting for setting in SETTINGS if not setting.startswith(("--sqlite", "--dynamic")))
 SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK = "script", "workflow", "workflow again", "empty steps", "stock server"
 SLOW_SCRIPT, SLOW_WORKFLOW = "script, slow shop", "workflow, slow shop"
 
@@ -85,11 +88,10 @@ async def start_subjects(directory: Path, running: AsyncExitStack) -> list[Subje
     ]
 
 
-def stock_server(directory: Path) -> Server:
+def stock_server(directory: Path, options: Sequence[str] = QUIET) -> Server:
     """Return the development server as it comes: with a file for its state, and nothing set to make it faster."""
     server = Server(directory)
     server.executable = shutil.which("temporal", path=str(Path(sys.executable).parent)) or "temporal"
-    options = ("--search-attribute=OrderStatus=Keyword", "--ui-disable-news-fetch", "--log-level=error")
     ports = (f"--port={server.port}", f"--ui-port={server.port + 1000}")
     server.arguments = ("server", "start-dev", f"--db-filename={directory / 'temporal.sqlite3'}", *ports, *options)
     return server
@@ -107,11 +109,13 @@ def make_script(directory: Path, name: str, faults: str = "") -> Subject:
 
 
 async def start_workflow(
-    directory: Path, running: AsyncExitStack, server: Server, name: str, faults: str = ""
+    directory: Path, running: AsyncExitStack, server: Server, name: str, faults: str = "", tree: Path = ROOT
 ) -> Subject:
     """Return the workflow on a server; the starter's own function starts it and waits, in this process."""
     data, namespace = make_shop(directory / name), await add_namespace(server, name)
-    worker = await start(running, Worker(directory / name / "worker", server.settings(namespace), data, faults))
+    worker = Worker(directory / name / "worker", server.settings(namespace), data, faults)
+    worker.tree = tree
+    await start(running, worker)
     process = functools.partial(run_order, await server.client(namespace), wait=True)
     return Subject(name, process, server, worker, data)
 

@@ -14,11 +14,13 @@ import pytest
 from rich.progress import Progress
 
 from comparison import bench
+from comparison.ablation import CHANGES, Change
 from comparison.figures import SHOWN, Figures, Goal, draw, make_json, make_text, spread
 from comparison.folders import make_progress
 from comparison.measure import FileRun, NotCompleted, Round, Usage, parse_ps, quantile, seconds_of, usage_of
 from comparison.processes import ROOT, Program
 from comparison.subjects import AGAIN, FLOOR, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW, Subject, make_script
+from run_server import SETTINGS
 from shop.ledger import read_ledger
 from shop.orders import Order, Outcome, Status
 
@@ -251,9 +253,30 @@ def shape(text: str) -> list[str]:
     return re.sub(r"\b(met|missed)\b", "VERDICT", without_figures).split()
 
 
+def shown_of(command: str) -> str:
+    (shown,) = re.findall(rf"^\$ python -m comparison {command}\b.*\n([^`]+)```", PAGE.read_text(), re.MULTILINE)
+    return str(shown)
+
+
 def test_the_page_shows_what_the_benchmark_prints() -> None:
-    printed = make_text(make_figures(*(make_file(size, 2.0 + 0.05 * size) for size in bench.SIZES)))
+    printed = make_text(make_figures(*(make_file(size, 2.0 + 0.05 * size) for size in bench.LONG_SIZES)))
 
-    (shown,) = re.findall(r"^\$ python -m comparison bench\b.*\n([^`]+)```", PAGE.read_text(), re.MULTILINE)
+    assert shape(shown_of("bench")) == shape(printed)
 
-    assert shape(shown) == shape(printed)
+
+def test_the_page_shows_the_effect_of_each_change() -> None:
+    _, *rows = shown_of("ablation").splitlines()
+
+    assert [row[:34].rstrip() for row in rows] == [change.name for change in CHANGES]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_each_change_changes_something(change: Change, tmp_path: Path) -> None:
+    server, tree = change.server(tmp_path), change.tree(tmp_path / "tree")
+
+    is_other_server = bool({*SETTINGS} - {*server.arguments})
+    is_other_worker = any(
+        (tree / name).read_text() != (ROOT / name).read_text() for name in ("workflows.py", "run_worker.py")
+    )
+    assert is_other_server == bool(change.settings)
+    assert is_other_worker == bool(change.lines)

@@ -22,8 +22,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"
 SERVICES = ("python run_server.py", "python run_worker.py")
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
-# Takes minutes: run to renew a page, not to test it. test_bench holds the shape of what the pages show of it.
-SLOW = "python -m comparison bench"
+# Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
+SLOW = ("$ python -m comparison bench", "$ python -m comparison ablation")
+COSTS = "docs/cost.svg"
 MAX_README_LINES, MAX_README_WORDS = 150, 1_300
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -85,7 +86,7 @@ class Terminals:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=SLOW_TIMEOUT_SECONDS if command.startswith(SLOW) else TIMEOUT_SECONDS,
+            timeout=SLOW_TIMEOUT_SECONDS if f"$ {command}".startswith(SLOW) else TIMEOUT_SECONDS,
         )
         killed = "Killed\n" if done.returncode == -9 else ""
         shown = re.sub(r"^/bin/bash: line 1: +\d+ Killed.*$", "Killed", done.stdout, flags=re.MULTILINE)
@@ -151,7 +152,7 @@ async def pasted(text: str, directory: Path, *, leave_slow: bool) -> str:
             if kind == "diff":
                 apply_diff(directory, block)
                 continue
-            if leave_slow and SLOW in block:
+            if leave_slow and block.startswith(SLOW):
                 blocks.append(block)
                 continue
             commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
@@ -248,6 +249,8 @@ async def _update(directory: Path) -> None:
         if CONSOLE.search(text):
             (directory / page.name).mkdir()
             text = await pasted(text, directory / page.name, leave_slow=False)
+            if COSTS in text and "bench" in text:
+                shutil.copy(directory / page.name / COSTS, ROOT / COSTS)
         text = INCLUDED.sub(lambda match: f"<!-- {match[1]} -->\n{printed_by(match[1])}<!-- end -->", text)
         page.write_text(text)
     if not sys.argv[1:]:

@@ -1,0 +1,148 @@
+"""What each setting of the server and each habit of the workflow brings: one is changed at a time.
+
+The changed one and the one as it is take turns, on orders alone and on orders in flight, as in `bench`. A ratio of 1.20
+orders/s says that the change makes it faster by a fifth; on a busy machine the second digit is noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from comparison.figures import Values, spread
+from comparison.folders import in_own_folder, make_progress
+from comparison.measure import NotCompleted, Round, measure_round
+from comparison.processes import ROOT, Server
+from comparison.subjects import Subject, start, start_workflow, stock_server
+from run_server import SETTINGS
+
+ROUNDS, ORDERS, ALONE = 3, 64, 6
+WORKER_FILES = ("activities.py", "workflows.py", "run_worker.py", "plumbing", "shop")
+MEASURES = {"orders/s": "orders_per_second", "one alone, p50": "p50_ms", "CPU": "cpu_ms"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Server settings that are replaced (by nothing: left out), or lines of the worker's code."""
+
+    name: str
+    settings: tuple[tuple[str, str], ...] = ()
+    lines: tuple[tuple[str, str, str], ...] = ()
+
+    def server(self, directory: Path) -> Server:
+        """Return a server of its own, with other settings."""
+        options = list(SETTINGS)
+        for setting, other in self.settings:
+            options[options.index(setting)] = other
+        return stock_server(directory, [option for option in options if option])
+
+    def tree(self, directory: Path) -> Path:
+        """Return a copy of the worker with other lines."""
+        directory.mkdir()
+        for name in WORKER_FILES:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, directory / name)
+        for file, line, other in self.lines:
+            text = (directory / file).read_text()
+            assert line in text, f"{file} has no line {line}"
+            (directory / file).write_text(text.replace(line, other))
+        return directory
+
+
+WAL, NORMAL = "--sqlite-pragma=journal_mode=WAL", "--sqlite-pragma=synchronous=NORMAL"
+POLLS = "--dynamic-config-value=history.transferProcessorMaxPollRPS=1000"
+PUBLISH, RUNNER = "        if is_searchable:\n", "        interceptors=[OneOrderInterceptor()],\n"
+CHANGES = (
+    Change("nothing (the noise)"),
+    Change("server: without WAL", ((WAL, ""),)),
+    Change("server: synchronous=FULL", ((NORMAL, "--sqlite-pragma=synchronous=FULL"),)),
+    Change("server: synchronous=OFF", ((NORMAL, "--sqlite-pragma=synchronous=OFF"),)),
+    Change("server: default poll limit", ((POLLS, ""),)),
+    Change("server: none of the three", ((WAL, ""), (NORMAL, ""), (POLLS, ""))),
+    Change(
+        "workflow: every step searchable", lines=(("workflows.py", PUBLISH, PUBLISH.replace("is_searchable", "True")),)
+    ),
+    Change(
+        "workflow: nothing searchable", lines=(("workflows.py", PUBLISH, PUBLISH.replace("is_searchable", "False")),)
+    ),
+    Change("workflow: steps without summary", lines=(("workflows.py", ", summary=summary\n", "\n"),)),
+    Change(
+        "worker: no eager activities",
+        lines=(("run_worker.py", RUNNER, RUNNER + "        disable_eager_activity_execution=True,\n"),),
+    ),
+    Change(
+        "worker: without the sandbox",
+        lines=(
+            ("run_worker.py", "import Worker\n", "import UnsandboxedWorkflowRunner, Worker\n"),
+            ("run_worker.py", RUNNER, RUNNER + "        workflow_runner=UnsandboxedWorkflowRunner(),\n"),
+        ),
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"a change (default: {ROUNDS})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure; return 0 if all orders were completed, 1 if not, 2 for bad usage."""
+    if not 1 <= arguments.rounds <= 100:
+        print("ablation: --rounds must be from 1 to 100", file=sys.stderr)
+        return 2
+    return in_own_folder(lambda directory: _ablate(directory, arguments.rounds))
+
+
+async def _ablate(directory: Path, rounds: int) -> bool:
+    print(f"{'changed':<34}" + "".join(f"{heading:>20}" for heading in MEASURES), flush=True)
+    try:
+        with make_progress(refresh_per_second=1) as progress:
+            await measure_changes(directory, rounds, progress)
+    except NotCompleted as error:
+        print(f"ablation: not completed: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+async def measure_changes(directory: Path, rounds: int, progress: Progress) -> None:
+    """Measure each change beside what is, and print its ratios.
+
+    Raises:
+        NotCompleted: if an order was not.
+    """
+    bar = progress.add_task("the server starts", total=len(CHANGES))
+    async with AsyncExitStack() as running:
+        server = await start(running, Server(directory / "server"))
+        as_is = await start_workflow(directory, running, server, "as it is")
+        for number, change in enumerate(CHANGES):
+            progress.update(bar, description=change.name)
+            async with AsyncExitStack() as own:
+                other = await _start(change, directory / f"{number}", own, server)
+                for subject in (as_is, other):
+                    await measure_round(subject, 2, 4)  # warms up
+                pairs = [
+                    (await measure_round(as_is, ALONE, ORDERS), await measure_round(other, ALONE, ORDERS))
+                    for _ in range(rounds)
+                ]
+            ratios = (spread(_ratios(pairs, measure)) for measure in MEASURES.values())
+            print(f"{change.name:<34}" + "".join(f"{ratio:>20}" for ratio in ratios), flush=True)
+            progress.advance(bar)
+
+
+async def _start(change: Change, directory: Path, running: AsyncExitStack, server: Server) -> Subject:
+    """Start a changed worker on the server as it is, or a worker as it is on a server of its own."""
+    directory.mkdir()
+    if change.settings:
+        server = await start(running, change.server(directory / "server"))
+    tree = change.tree(directory / "tree")
+    return await start_workflow(directory, running, server, f"changed {directory.name}", tree=tree)
+
+
+def _ratios(pairs: list[tuple[Round, Round]], measure: str) -> Values:
+    return tuple(float(getattr(other, measure)) / float(getattr(as_is, measure)) for as_is, other in pairs)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from comparison.browser import browser, is_installed
 from comparison.folders import in_own_folder
 from comparison.processes import Program, Worker, wait_until
-from comparison.runner import running_server
+from comparison.runner import running_server, write_orders
 from shop.ledger import read_ledger
+from shop.orders import SAMPLE_ORDER
 
 WINDOW = (1400, 760)
 # Enough for the next one to be some time away: the picture says when.
@@ -41,10 +43,11 @@ async def take_picture(directory: Path, target: Path) -> bool:
         data = directory / "shop"
         worker = Worker(directory / "worker", server.settings(), data, "update_inventory:unavailable*inf")
         await worker.start()
-        await Program(directory / "starter", server.settings(), "run_workflow.py", "--no-wait").run()
+        order = write_orders(directory / "order.jsonl", [replace(SAMPLE_ORDER, order_id="1003")])
+        await Program(directory / "starter", server.settings(), "run_workflow.py", "--no-wait", str(order)).run()
         await wait_until(lambda: _times_tried(data) >= ATTEMPTS, "the order waits", PATIENCE_SECONDS)
-        run = (await (await server.client()).get_workflow_handle("order-1001").describe()).run_id
-        page = f"{server.ui}/namespaces/default/workflows/order-1001/{run}/pending-activities"
+        run = (await (await server.client()).get_workflow_handle("order-1003").describe()).run_id
+        page = f"{server.ui}/namespaces/default/workflows/order-1003/{run}/pending-activities"
         await asyncio.to_thread(_photograph, directory, page, target)
         await worker.stop()
     return True

@@ -180,7 +180,7 @@ def test_the_json_has_every_figure() -> None:
     assert shown["goals"][-1]["verdict"] == "<= 13.0: met"
 
 
-def test_the_picture_has_a_bar_of_rate_and_cpu_for_each(tmp_path: Path) -> None:
+def test_the_picture_has_bars_of_rate_and_cpu_and_of_slow_services(tmp_path: Path) -> None:
     path = tmp_path / "bench.svg"
 
     draw(make_figures(script=[make_round(250.0), make_round(250.0)]), path)
@@ -188,7 +188,7 @@ def test_the_picture_has_a_bar_of_rate_and_cpu_for_each(tmp_path: Path) -> None:
     picture = ElementTree.parse(path).getroot()
     bars = picture.findall(".//{*}rect[@class='bar']")
     texts = [element.text for element in picture.findall(".//{*}text")]
-    assert [int(bar.attrib["width"]) for bar in bars] == [500, 40, 40, 40] + [500] * 4
+    assert [int(bar.attrib["width"]) for bar in bars] == [480, 38, 38, 38] + [480] * 4 + [480] * 2
     assert [texts.count(name) for name in SHOWN] == [2] * 4
     assert {"250", "20.0", "90.0"} < set(texts)
 

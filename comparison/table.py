@@ -19,7 +19,7 @@ HEADINGS = ("what happens", "script", "script, run again", "Temporal")
 WORDS = {
     Ending.COMPLETE: "ok: completed",
     Ending.COMPLETE_UNCONFIRMED: "ok: completed, mail noted as unsent",
-    Ending.REFUSED: "ok: refused",
+    Ending.REFUSED: "ok: refused, nothing held",
     Ending.UNDONE: "ok: given up, nothing held",
     Ending.ABANDONED: "LOST: abandoned",
     Ending.STOCK_NOT_TAKEN: "LOST: charged, stock not taken",

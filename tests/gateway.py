@@ -66,7 +66,7 @@ class Gateway:
     def __init__(self, server_port: int, certificate: Path, client_ca: Path | None = None, key: str = "") -> None:
         """Show a certificate; demand one of the CA `client_ca` from clients, or an API key, if there is one."""
         self._server_port = server_port
-        self._key = key
+        self.key = key
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, certificate.with_suffix(".key"))
         self._context.set_alpn_protocols(["h2"])
@@ -109,7 +109,7 @@ class Gateway:
                 body = await reader.readexactly(int.from_bytes(head[LENGTH], "big"))
                 if head[TYPE] == HEADERS:
                     self.requests.append({str(name): str(value) for name, value in decoder.decode(body)})
-                    is_known = not self._key or self.requests[-1].get("authorization") == f"Bearer {self._key}"
+                    is_known = not self.key or self.requests[-1].get("authorization") == f"Bearer {self.key}"
                     if not is_known:
                         writer.write(refusal(head[STREAM]))
                 if is_known:

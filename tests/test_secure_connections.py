@@ -13,7 +13,7 @@ import pytest
 from conftest import Stage, make_order, write_orders
 from gateway import LONG_AGO, Gateway, make_authority, make_certificate
 
-from comparison.processes import ROOT, Program, Server, Worker, clean_environment
+from comparison.processes import ROOT, Program, Server, Worker, clean_environment, wait_until
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="the program openssl is missing")
 
@@ -107,6 +107,23 @@ async def test_every_request_brings_the_api_key_that_the_page_sets(stage: Stage,
     assert len(stage.ledger().charges) == 1
     assert {request[":path"].rpartition("/")[2] for request in requests} >= {"StartWorkflowExecution", "GetSystemInfo"}
     assert {request["authorization"] for request in requests} == {f"Bearer {KEY}"}
+
+
+async def test_a_worker_whose_key_is_revoked_says_that_the_server_refuses_it(
+    stage: Stage, site: Site, server: Server
+) -> None:
+    gateway = Gateway(server.port, site.certificates / "server.pem", key=KEY)
+    await gateway.open()
+    settings = site.settings_in(BY_KEY, "keyed", stage.namespace) | {"TEMPORAL_ADDRESS": gateway.address}
+    worker = Worker(stage.directory / "worker", clean_environment(**settings), stage.data)
+    stage.started.append(worker)
+    await worker.start()
+
+    gateway.key = "another key"
+
+    await wait_until(lambda: "the server refuses this program" in worker.errors.read_text(), "it says so")
+    assert "Request unauthorized" in worker.errors.read_text()
+    gateway.close()
 
 
 async def test_a_profile_file_says_where_and_how_to_connect(stage: Stage, site: Site) -> None:

@@ -7,13 +7,12 @@ import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 from comparison.measure import FileRun, Round
 from comparison.subjects import AGAIN, FLOOR, IN_FLIGHT, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW
-from comparison.timeline import STYLE, WIDTH
+from comparison.timeline import svg_page, svg_text
 from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS
 
 Values = tuple[float, ...]
@@ -158,25 +157,16 @@ def make_json(figures: Figures) -> str:
 
 
 def draw(figures: Figures, path: Path) -> None:
-    """Write bars of rate and CPU as SVG, legible on light and dark pages: no script, no web font."""
-    elements, y = [_text(20, 30, f"What durability costs, on {os.cpu_count()} cores: median (range)", "head")], 34
+    """Write bars of rate, CPU and time as SVG."""
+    elements, y = list[str](), 34
     for heading, measure, names in BARS:
         y += 32
-        elements.append(_text(20, y, heading, "dim"))
+        elements.append(svg_text(20, y, heading, "dim"))
         longest = max(statistics.median(figures.values(name, measure)) for name in names)
         for name in names:
             y += 28
             values = figures.values(name, measure)
             width = round(480 * statistics.median(values) / longest)
             elements.append(f'<rect class="bar" x="170" y="{y - 14}" width="{width}" height="18" rx="2"/>')
-            elements += [_text(20, y, name), _text(180 + width, y, spread(values))]
-    size = f'width="{WIDTH}" height="{y + 24}"'
-    path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 24}" {size} role="img"'
-        f' aria-label="What durability costs">\n<style>{STYLE}.bar{{fill:#218bff}}\n</style>\n'
-        f'<rect class="page" {size} rx="6"/>\n' + "\n".join(elements) + "\n</svg>\n"
-    )
-
-
-def _text(x: int, y: int, text: str, tone: str = "plain") -> str:
-    return f'<text x="{x}" y="{y}" class="{tone}">{escape(text)}</text>'
+            elements += [svg_text(20, y, name), svg_text(180 + width, y, spread(values))]
+    path.write_text(svg_page(f"What durability costs, on {os.cpu_count()} cores: median (range)", y + 24, elements))

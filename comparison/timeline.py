@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -15,7 +15,8 @@ WIDTH, LINE_HEIGHT, TOP, COLUMN = 830, 24, 76, {"script": 90, "Temporal": 470}
 # Legible on a light and on a dark page; a viewer that knows no media query gets the light one.
 STYLE = """
 text{font:14px ui-sans-serif,system-ui,sans-serif;fill:#1f2328}.head{font-weight:600;font-size:16px}.dim{fill:#59636e}
-.bad{fill:#c4161c;font-weight:600}.good{fill:#116329;font-weight:600}line{stroke:#8c959f}.page{fill:#ffffff}
+.bad{fill:#c4161c;font-weight:600}.good{fill:#116329;font-weight:600}line{stroke:#8c959f}.bar{fill:#218bff}
+.page{fill:#ffffff}
 @media (prefers-color-scheme:dark){text{fill:#f0f6fc}.dim{fill:#9198a1}.bad{fill:#ff7b72}.good{fill:#7ee787}
 .page{fill:#0d1117}}
 """
@@ -49,23 +50,35 @@ def print_timeline(row: Row) -> None:
 
 
 def draw_timeline(row: Row, path: Path) -> None:
-    """Write the same as SVG: no script, no web font."""
+    """Write the same as SVG."""
     moments = moments_of(row)
     height = TOP + LINE_HEIGHT * len(moments) + 12
-    texts = [_text(20, 30, row.scenario.title, "head"), _text(20, 58, "seconds", "dim")]
-    texts += [_text(x, 58, version, "head") for version, x in COLUMN.items()]
+    texts = [svg_text(20, 58, "seconds", "dim")] + [svg_text(x, 58, version, "head") for version, x in COLUMN.items()]
     for number, moment in enumerate(moments):
         y = TOP + LINE_HEIGHT * number + 14
         texts += [
-            _text(20, y, f"{moment.seconds:.1f}", "dim"),
-            _text(COLUMN[moment.version], y, moment.what, moment.tone),
+            svg_text(20, y, f"{moment.seconds:.1f}", "dim"),
+            svg_text(COLUMN[moment.version], y, moment.what, moment.tone),
         ]
-    path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-        f' role="img" aria-label="{escape(row.scenario.title)}">\n<style>{STYLE}</style>\n'
-        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>\n'
-        f'<line x1="20" y1="66" x2="{WIDTH - 20}" y2="66"/>\n' + "\n".join(texts) + "\n</svg>\n"
-    )
+    rule = f'<line x1="20" y1="66" x2="{WIDTH - 20}" y2="66"/>'
+    path.write_text(svg_page(row.scenario.title, height, [rule, *texts]))
+
+
+def svg_page(title: str, height: int, elements: Iterable[str]) -> str:
+    """Return a picture with a title, legible on light and dark pages: no script, no web font."""
+    size = f'width="{WIDTH}" height="{height}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {size}',
+        f' role="img" aria-label="{escape(title)}">\n<style>{STYLE}</style>\n<rect class="page" {size} rx="6"/>\n',
+        "\n".join([svg_text(20, 30, title, "head"), *elements]),
+        "\n</svg>\n",
+    ]
+    return "".join(parts)
+
+
+def svg_text(x: int, y: int, text: str, tone: str = "") -> str:
+    """Return a line of text; `tone` is a class of the style."""
+    return f'<text x="{x}" y="{y}"{f" class={chr(34)}{tone}{chr(34)}" if tone else ""}>{escape(text)}</text>'
 
 
 def _end_of(cell: Cell) -> str:
@@ -90,7 +103,3 @@ def _moments(cell: Cell, version: str) -> Iterator[Moment]:
 def _seen(entry: LogEntry) -> str:
     by_the_supervisor = entry.what == "run_worker.py starts"  # before the order was submitted, it is not shown
     return f"{entry.what} again, by its supervisor" if by_the_supervisor else entry.what
-
-
-def _text(x: int, y: int, text: str, tone: str = "") -> str:
-    return f'<text x="{x}" y="{y}"{f" class={chr(34)}{tone}{chr(34)}" if tone else ""}>{escape(text)}</text>'

@@ -120,7 +120,7 @@ def work(shop: Shop, table: OrderTable) -> int:
         order, runs = claimed
         with table.renewed(order):
             outcome = process_order(shop, order) if runs <= MAXIMUM_RUNS else give_up(shop, order)
-        # Left half-done, it is run again when its lease has run out. Given up in vain, it needs a person.
+        # Left half-done, it is run again when its lease has run out. If giving up fails, too, a person must act.
         if outcome.status is not Status.UNKNOWN or runs > MAXIMUM_RUNS:
             table.close(order)
             results.print(outcome)

@@ -35,7 +35,7 @@ SLOW_FAULTS = (
 )
 # None of them makes the server faster.
 QUIET = tuple(setting for setting in SETTINGS if not setting.startswith(("--sqlite", "--dynamic")))
-SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK = "script", "workflow", "workflow again", "empty steps", "stock server"
+SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK = "script", "workflow", "workflow again", "empty steps", "default server"
 SLOW_SCRIPT, SLOW_WORKFLOW = "script, slow shop", "workflow, slow shop"
 
 ProgramT = TypeVar("ProgramT", bound=Program)

@@ -14,7 +14,7 @@ from comparison.audit import Ending
 from comparison.runner import Cell, Row
 from comparison.scenarios import Group
 
-HEADINGS = ("what happens", "script", "script, run again", "Temporal")
+HEADINGS = ("what happens", "script", "script, run again once", "Temporal")
 # Marked `ok`: the order is as the customer wants it, or holds nothing. The others wait for a person to find them.
 WORDS = {
     Ending.COMPLETE: "ok: completed",
@@ -25,9 +25,10 @@ WORDS = {
     Ending.STOCK_NOT_TAKEN: "LOST: charged, stock not taken",
     Ending.UNCONFIRMED: "LOST: stock taken, not confirmed",
 }
+WAITS = "update_inventory"
 STILL_TRYING: dict[str, str] = {
     "send_confirmation": "ok: still trying (for a day)",
-    "update_inventory": "waits: still trying, until it is cancelled",
+    WAITS: "waits: still trying, until it is cancelled",
 }
 SAME = "the same"
 GONE = "LOST: there is nothing to run again"
@@ -84,7 +85,9 @@ def summary(rows: Sequence[Row]) -> str:
     script = sum(row.script.lost_orders for row in rows)
     rerun = sum((row.script_rerun or row.script).lost_orders for row in rows)
     temporal = sum(row.temporal.lost_orders for row in rows)
-    return f"Orders lost: {script} by the script, {rerun} by the script run again, {temporal} by Temporal."
+    waiting = sum(row.scenario.keeps_trying == WAITS for row in rows)
+    note = f" ({waiting} waits there for a person)" * bool(waiting)
+    return f"Orders lost: {script} by the script, {rerun} by the script run again once, {temporal} by Temporal{note}."
 
 
 def time_to_whole(rows: Sequence[Row]) -> str:

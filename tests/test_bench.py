@@ -86,8 +86,8 @@ def test_a_goal_is_met_by_the_median(values: tuple[float, ...], sense: str, verd
     [
         ("workflow / empty steps: orders/s", FLOOR, make_round(orders_per_second=25.0)),
         ("workflow / empty steps: CPU", WORKFLOW, make_round(cpu_ms=120.0)),
-        ("workflow / stock server: orders/s", WORKFLOW, make_round(orders_per_second=40.0)),
-        ("workflow / stock server: p50", STOCK, make_round(p50_ms=200.0)),
+        ("workflow / default server: orders/s", WORKFLOW, make_round(orders_per_second=40.0)),
+        ("workflow / default server: p50", STOCK, make_round(p50_ms=200.0)),
         ("slow shop, workflow / script: orders/s", SLOW_SCRIPT, make_round(orders_per_second=100.0)),
         ("workflow / itself: orders/s", AGAIN, make_round(orders_per_second=21.0)),
         ("workflow / itself: CPU", AGAIN, make_round(cpu_ms=91.0)),

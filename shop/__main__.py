@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shop.catalogue import read_customers, read_products
-from shop.errors import StoreUnusable, TransientError
+from shop.errors import ShopError, StoreUnusable
 from shop.inventory import ShopInUse
 from shop.ledger import NoShop, read_ledger
 from shop.notifications import AlreadyConfirmed
@@ -122,7 +122,7 @@ def main() -> int:
     except (ValueError, StoreUnusable, NoShop) as error:
         print(f"shop: {error}", file=sys.stderr)
         return 2
-    except (Refused, TransientError) as error:
+    except (Refused, ShopError) as error:
         print(f"shop: {error}", file=sys.stderr)
         return 1
     return 0

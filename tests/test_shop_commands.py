@@ -19,12 +19,14 @@ import pytest
 from conftest import NORTHWIND, address_of, make_order
 
 from comparison.processes import ROOT, clean_environment
+from shop.__main__ import main
 from shop.catalogue import PRODUCTS, Product
-from shop.errors import OrderVoided
+from shop.errors import OrderVoided, PaymentDeclined
 from shop.ledger import Ledger, read_ledger
 from shop.location import Location, PostgresUrl
 from shop.orders import Order
 from shop.parsing import load_orders
+from shop.payments import Payments
 from shop.shop import Shop
 
 STOCK = "sku,name,quantity\nP001,Chai,39\nP002,Chang,0\n"
@@ -555,3 +557,19 @@ def test_a_folder_whose_lock_is_held_by_another_process_is_named_after_five_seco
     assert {name: program.returncode for name, program in running.items()} == dict.fromkeys(programs, 2)
     assert all(output == "" and f"{folder}/.lock: another process" in errors for output, errors in said.values())
     assert 5 <= waited_seconds < 20
+
+
+def test_settle_that_a_service_of_ones_own_refuses_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(payments: Payments, order_id: str) -> None:
+        raise PaymentDeclined("the provider refunds no more")
+
+    monkeypatch.setattr(Payments, "refund_or_void", refuse)
+    monkeypatch.setattr(sys, "argv", ["shop", "settle", "1", "--yes", f"--data={tmp_path / 'shop'}"])
+    Shop(tmp_path / "shop").close()
+
+    status = main()
+
+    assert status == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "shop: the provider refunds no more"

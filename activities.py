@@ -26,8 +26,8 @@ KNOWN_BY_NAME: tuple[type[PermanentError], ...] = (OrderConflict, OrderVoided)
 def step(call: Call[T], final: tuple[type[PermanentError], ...] = (PermanentError,)) -> Call[T]:
     """Make an activity of a method. The class of the shop's error decides whether another attempt helps.
 
-    None does after one of `final`. A refusal is `BENIGN`: an expected "no", not logged as an error, which the workflow
-    takes for a rejected order.
+    After an error of `final` there is none. A refusal is `BENIGN`: an expected "no", not logged as an error, which the
+    workflow takes for a rejected order.
     `no_thread_cancel_exception`: a call that outlives its time-out ends by itself. By default the SDK raises an error
     in its thread, at any line, and nobody could say how much of the effect has happened.
     """

@@ -72,9 +72,7 @@ def read_arguments() -> tuple[int, int, Path]:
     """Return the ports of server and UI, and the file; leave with status 2 if they cannot be."""
     parser = argparse.ArgumentParser(description="Start a local Temporal server.")
     parser.add_argument("--port", type=int, default=7233, help="port of the server (default: 7233)")
-    parser.add_argument(
-        "--ui-port", type=int, help="port of the UI (default: 1000 above the server's, where printed links lead)"
-    )
+    parser.add_argument("--ui-port", type=int, help="port of the UI (default: 1000 above, where printed links lead)")
     parser.add_argument(
         "--db", default=DATABASE, metavar="FILE", help="state (default: data/temporal.sqlite3 beside me)"
     )

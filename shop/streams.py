@@ -70,7 +70,9 @@ def run_program(name: str, main: Callable[[], int]) -> int:
         status = 0
     except OSError as error:
         _discard_output()
-        print(f"{name}: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+        # Standard output has no name.
+        problem = error if error.filename else f"standard output cannot be written: {error.strerror or error}"
+        print(f"{name}: {problem}", file=sys.stderr)
         status = 1
     return status
 

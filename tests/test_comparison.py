@@ -54,6 +54,15 @@ def test_one_scenario_prints_both_versions_on_one_time_axis_and_draws_them(tmp_p
         assert text in picture.read_text()
 
 
+def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    picture = tmp_path / "no folder" / "timeline.svg"
+
+    done = run_comparison("declined", f"--svg={picture}", TMPDIR=str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"comparison: [Errno 2] No such file or directory: '{picture}'"
+
+
 def test_settings_of_the_caller_are_ignored(tmp_path: Path) -> None:
     done = run_comparison(
         "all-well", TEMPORAL_ADDRESS="127.0.0.1:1", SHOP_DATA=str(tmp_path / "his"), SHOP_FAULTS="process_payment:none"
@@ -61,6 +70,12 @@ def test_settings_of_the_caller_are_ignored(tmp_path: Path) -> None:
 
     assert done.returncode == 0
     assert not (tmp_path / "his").exists()
+
+
+def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+    assert "PYTHONDONTWRITEBYTECODE" not in clean_environment()
 
 
 @pytest.mark.parametrize(

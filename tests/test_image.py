@@ -126,6 +126,13 @@ def test_the_worker_is_not_root_and_gets_its_signals_itself() -> None:
     assert (entrypoint, json.loads(command)) == ("ENTRYPOINT", ["python", "run_worker.py"])
 
 
+def test_the_code_is_compiled_while_the_image_may_still_be_written_to() -> None:
+    steps = [f"{name} {rest}" for name, rest in instructions()]
+
+    assert steps.index("COPY . ./") < steps.index("RUN python -m compileall -q .") < steps.index("USER 1000")
+    assert not any("PYTHONDONTWRITEBYTECODE" in step for step in steps)
+
+
 def test_the_image_holds_what_a_worker_imports_and_nothing_else() -> None:
     imported = {name.partition(".")[0] for name in reached_from("run_worker") | {"run_worker"}}
 

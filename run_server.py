@@ -17,13 +17,16 @@ from pathlib import Path
 
 # Beside this program, wherever you stand: a server with another file would know none of your orders.
 DATABASE = Path(__file__).resolve().parent / "data" / "temporal.sqlite3"
-# docker-compose.yml repeats these. The server's defaults are slow: WAL saves an fsync a transaction, and the poll
-# limit of the single shard would put steps on a grid of 50 ms.
+# docker-compose.yml repeats these. The server's defaults are slow: WAL saves an fsync a transaction; the poll limit of
+# the single shard holds back orders that come one after the other; and its queues drop what they have finished only
+# every half a minute, and look through it for each step until then. docs/cost.md has the figures.
 SETTINGS = (
     "--search-attribute=OrderStatus=Keyword",
     "--sqlite-pragma=journal_mode=WAL",
     "--sqlite-pragma=synchronous=NORMAL",
     "--dynamic-config-value=history.transferProcessorMaxPollRPS=1000",
+    '--dynamic-config-value=history.transferProcessorUpdateAckInterval="2s"',
+    '--dynamic-config-value=history.visibilityProcessorUpdateAckInterval="2s"',
     "--ui-disable-news-fetch",
     "--log-level=error",
 )

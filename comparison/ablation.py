@@ -22,7 +22,7 @@ from comparison.processes import ROOT, Server
 from comparison.subjects import Subject, start, start_workflow, stock_server
 from run_server import SETTINGS
 
-ROUNDS, ORDERS, ALONE = 3, 64, 6
+ROUNDS, ORDERS, ALONE = 3, 64, 12
 WORKER_FILES = ("activities.py", "workflows.py", "run_worker.py", "plumbing", "shop")
 MEASURES = {"orders/s": "orders_per_second", "one alone, p50": "p50_ms", "CPU": "cpu_ms"}
 
@@ -56,7 +56,7 @@ class Change:
 
 
 WAL, NORMAL = "--sqlite-pragma=journal_mode=WAL", "--sqlite-pragma=synchronous=NORMAL"
-POLLS = "--dynamic-config-value=history.transferProcessorMaxPollRPS=1000"
+POLLS, *ACKS = (setting for setting in SETTINGS if setting.startswith("--dynamic-config-value="))
 PUBLISH, RUNNER = "        if is_searchable:\n", "        interceptors=[OneOrderInterceptor()],\n"
 CHANGES = (
     Change("nothing (the noise)"),
@@ -64,7 +64,8 @@ CHANGES = (
     Change("server: synchronous=FULL", ((NORMAL, "--sqlite-pragma=synchronous=FULL"),)),
     Change("server: synchronous=OFF", ((NORMAL, "--sqlite-pragma=synchronous=OFF"),)),
     Change("server: default poll limit", ((POLLS, ""),)),
-    Change("server: none of the three", ((WAL, ""), (NORMAL, ""), (POLLS, ""))),
+    Change("server: default checkpoints", tuple((setting, "") for setting in ACKS)),
+    Change("server: none of these", tuple((setting, "") for setting in (WAL, NORMAL, POLLS, *ACKS))),
     Change(
         "workflow: every step searchable", lines=(("workflows.py", PUBLISH, PUBLISH.replace("is_searchable", "True")),)
     ),

@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from comparison.figures import Figures, draw, make_json, make_text
-from comparison.folders import in_own_folder, make_progress
+from comparison.folders import in_own_folder, make_progress, new_file
 from comparison.measure import NotCompleted, Round, measure_file, measure_recovery, measure_round, seconds_of
 from comparison.processes import Program, Server
 from comparison.subjects import Subject, start, start_subjects, start_workflow
@@ -47,16 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--orders", type=int, default=Plan.orders, metavar="N", help=f"a turn (default: {Plan.orders})")
     parser.add_argument("--long", action="store_true", help="files of 500 and 5,000 orders, too")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--svg", metavar="FILE", help="draw rates and CPU, too")
+    parser.add_argument("--svg", type=new_file, metavar="FILE", help="draw rates and CPU, too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; return 0 if all orders were completed, 1 if not, 2 for bad usage."""
     if not 1 <= arguments.orders <= 10_000 or not 1 <= arguments.rounds <= 100:
         print("bench: --orders must be from 1 to 10000, --rounds from 1 to 100", file=sys.stderr)
-        return 2
-    if arguments.svg and not Path(arguments.svg).absolute().parent.is_dir():
-        print(f"bench: --svg: there is no folder for {arguments.svg}", file=sys.stderr)
         return 2
     plan = Plan(arguments.rounds, arguments.orders, sizes=LONG_SIZES if arguments.long else SIZES)
     return in_own_folder(lambda directory: _bench(directory, plan, arguments))
@@ -72,7 +69,7 @@ async def _bench(directory: Path, plan: Plan, arguments: argparse.Namespace) -> 
         return False
     print(make_json(figures) if arguments.json else make_text(figures))
     if arguments.svg:
-        draw(figures, Path(arguments.svg))
+        draw(figures, arguments.svg)
     return True
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from comparison.folders import in_own_folder, make_progress
+from comparison.folders import in_own_folder, make_progress, new_file
 from comparison.runner import Row, run_scenarios, running_server
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.table import make_json, make_markdown, make_table, summary
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument("--json", action="store_true", help="print everything as JSON")
-    form.add_argument("--svg", metavar="FILE", help="draw the timeline of one scenario")
+    form.add_argument("--svg", type=new_file, metavar="FILE", help="draw the timeline of one scenario")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
 
 def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     if arguments.svg:
-        draw_timeline(rows[0], Path(arguments.svg))
+        draw_timeline(rows[0], arguments.svg)
     elif arguments.json:
         print(make_json(rows))
     elif arguments.markdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import shutil
 import sys
@@ -38,6 +39,17 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
         return 0
     print(f"not as expected; the folder of this run is {directory}", file=sys.stderr)
     return 1
+
+
+def new_file(text: str) -> Path:
+    """Read an option that names a file to write, before the work whose result goes there.
+
+    Raises:
+        argparse.ArgumentTypeError: if there is no folder for it.
+    """
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder for {text}")
+    return Path(text)
 
 
 def make_progress(refresh_per_second: float = 10) -> Progress:

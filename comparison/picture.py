@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from comparison.browser import browser, is_installed
-from comparison.folders import in_own_folder
+from comparison.folders import in_own_folder, new_file
 from comparison.processes import Program, Worker, wait_until
 from comparison.runner import running_server, write_orders
 from shop.ledger import read_ledger
@@ -22,12 +22,12 @@ ATTEMPTS, PATIENCE_SECONDS = 7, 120.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the file."""
-    parser.add_argument("file", metavar="FILE", help="PNG file to write")
+    parser.add_argument("file", type=new_file, metavar="FILE", help="PNG file to write")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Take the picture; return 0 if it could be taken."""
-    return in_own_folder(lambda directory: take_picture(directory, Path(arguments.file)))
+    return in_own_folder(lambda directory: take_picture(directory, arguments.file))
 
 
 async def take_picture(directory: Path, target: Path) -> bool:

@@ -107,8 +107,9 @@ class Soak:
     def batches(self) -> Iterator[list[Order]]:
         """Yield orders until there are enough of them and of the kills."""
         chance = random.Random(self.seed)
+        size = min(BATCH, self.number)
         while len(self.orders) < self.number or self.killed.total() < self.kills:
-            batch = [make_order(len(self.orders) + index, chance) for index in range(BATCH)]
+            batch = [make_order(len(self.orders) + index, chance) for index in range(size)]
             self.orders += batch
             yield batch
 

@@ -15,6 +15,7 @@ import pytest
 from conftest import make_order
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres_server import PostgresServer
 
 import order_processor
 from shop import errors, storage
@@ -34,7 +35,7 @@ from shop.errors import (
 )
 from shop.faults import STEPS, Fault, FaultPlan, PlannedFault, parse_faults
 from shop.ledger import Ledger, Void, read_ledger
-from shop.location import Location, PostgresUrl
+from shop.location import Location
 from shop.notifications import AlreadyConfirmed
 from shop.orders import Item, Order
 from shop.shop import Shop
@@ -71,11 +72,29 @@ UNCONFIRMED = {
 OTHER_CONTENT = {"items": (Item("mug", 3, 1250),)}
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Open one shop for all tests, in the one store and in the other: PostgreSQL takes long to make its tables."""
+    if request.param == "sqlite":
+        with closing(Shop(tmp_path_factory.mktemp("shop"))) as opened:
+            yield opened
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        with closing(Shop(postgres.url())) as opened:
+            yield opened
+        postgres.empty()
+
+
 @pytest.fixture
-def shop(location: Location) -> Iterator[Shop]:
-    opened = Shop(location)
-    yield opened
-    opened.close()
+def shop(opened: Shop) -> Shop:
+    """Give that shop as if nothing had happened in it."""
+    opened.reset()
+    return opened
+
+
+@pytest.fixture
+def location(shop: Shop) -> Location:
+    return shop.location
 
 
 @dataclass(frozen=True)
@@ -599,15 +618,13 @@ def test_stock_and_money_add_up_after_any_operations(operations: list[tuple[str,
 
 
 # A tenth, because it takes ten times as long. Each example begins with an empty shop.
+@pytest.mark.parametrize("opened", ["postgres"], indirect=True)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @any_operations
-def test_stock_and_money_add_up_in_postgres_too(
-    database: PostgresUrl, operations: list[tuple[str, str]], faults: str
-) -> None:
-    with closing(Shop(database)) as emptied:
-        emptied.reset()
+def test_stock_and_money_add_up_in_postgres_too(opened: Shop, operations: list[tuple[str, str]], faults: str) -> None:
+    opened.reset()
 
-    assert_stock_and_money_add_up(database, operations, faults)
+    assert_stock_and_money_add_up(opened.location, operations, faults)
 
 
 def assert_stock_and_money_add_up(location: Location, operations: list[tuple[str, str]], faults: str) -> None:

@@ -14,6 +14,9 @@ from conftest import Stage, make_order, write_orders
 from gateway import LONG_AGO, Gateway, make_authority, make_certificate
 
 from comparison.processes import ROOT, Program, Server, Worker, clean_environment, wait_until
+from plumbing.connection import NoConnection, connect
+from run_workflow import run_order
+from shop.orders import Status
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="the program openssl is missing")
 
@@ -76,65 +79,60 @@ async def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         gateway.close()
 
 
-async def process_order(stage: Stage, settings: dict[str, str]) -> int:
-    """Run a worker and a starter with these settings; return the starter's exit status."""
+async def start_worker(stage: Stage, settings: dict[str, str]) -> Worker:
+    """Start a worker with these settings, and no others, and wait until it serves."""
     worker = Worker(stage.directory / "worker", clean_environment(**settings), stage.data)
-    orders = write_orders(stage.directory / "orders.jsonl", make_order())
-    starter = Program(stage.directory / "starter", clean_environment(**settings), "run_workflow.py", str(orders))
-    stage.started += [worker, starter]
+    stage.started.append(worker)
     await worker.start()
-    return await starter.run()
+    return worker
 
 
 async def test_an_order_is_processed_over_mutual_tls_with_the_settings_of_the_page(stage: Stage, site: Site) -> None:
     settings = site.settings_in(BY_CERTIFICATE, "mutual", stage.namespace)
+    orders = write_orders(stage.directory / "orders.jsonl", make_order())
+    starter = Program(stage.directory / "starter", clean_environment(**settings), "run_workflow.py", str(orders))
+    stage.started.append(starter)
 
-    status = await process_order(stage, settings)
+    await start_worker(stage, settings)
+    status = await starter.run()
 
     assert status == 0
     assert len(stage.ledger().charges) == 1
     assert any(request[":path"].endswith("/StartWorkflowExecution") for request in site.gateways["mutual"].requests)
 
 
-async def test_every_request_brings_the_api_key_that_the_page_sets(stage: Stage, site: Site) -> None:
-    settings = site.settings_in(BY_KEY, "keyed", stage.namespace)
-    requests = site.gateways["keyed"].requests
-    requests.clear()
-
-    status = await process_order(stage, settings)
-
-    assert status == 0
-    assert len(stage.ledger().charges) == 1
-    assert {request[":path"].rpartition("/")[2] for request in requests} >= {"StartWorkflowExecution", "GetSystemInfo"}
-    assert {request["authorization"] for request in requests} == {f"Bearer {KEY}"}
-
-
-async def test_a_worker_whose_key_is_revoked_says_that_the_server_refuses_it(
+async def test_every_request_brings_the_api_key_that_the_page_sets_and_a_worker_whose_key_is_revoked_says_so(
     stage: Stage, site: Site, server: Server
 ) -> None:
     gateway = Gateway(server.port, site.certificates / "server.pem", key=KEY)
     await gateway.open()
     settings = site.settings_in(BY_KEY, "keyed", stage.namespace) | {"TEMPORAL_ADDRESS": gateway.address}
-    worker = Worker(stage.directory / "worker", clean_environment(**settings), stage.data)
-    stage.started.append(worker)
-    await worker.start()
 
+    worker = await start_worker(stage, settings)
+    outcome = await run_order(await connect(clean_environment(**settings)), make_order(), wait=True)
+    requests = list(gateway.requests)
     gateway.key = "another key"
-
     await wait_until(lambda: "the server refuses this program" in worker.errors.read_text(), "it says so")
-    assert "Request unauthorized" in worker.errors.read_text()
     gateway.close()
+
+    assert outcome.status is Status.COMPLETED
+    assert len(stage.ledger().charges) == 1
+    assert {request[":path"].rpartition("/")[2] for request in requests} >= {"StartWorkflowExecution", "GetSystemInfo"}
+    assert {request["authorization"] for request in requests} == {f"Bearer {KEY}"}
+    assert "Request unauthorized" in worker.errors.read_text()
 
 
 async def test_a_profile_file_says_where_and_how_to_connect(stage: Stage, site: Site) -> None:
     profile = stage.directory / "temporal.toml"
     profile.write_text(site.put_in(PROFILE, "mutual", stage.namespace))
-    settings = site.settings_in(BY_PROFILE, "mutual", stage.namespace)
+    named = site.settings_in(BY_PROFILE, "mutual", stage.namespace)
+    settings = {**named, "TEMPORAL_CONFIG_FILE": str(profile)}
 
-    status = await process_order(stage, {**settings, "TEMPORAL_CONFIG_FILE": str(profile)})
+    await start_worker(stage, settings)
+    outcome = await run_order(await connect(clean_environment(**settings)), make_order(), wait=True)
 
-    assert set(settings) == {"TEMPORAL_CONFIG_FILE", "TEMPORAL_PROFILE"}
-    assert status == 0
+    assert set(named) == {"TEMPORAL_CONFIG_FILE", "TEMPORAL_PROFILE"}
+    assert outcome.status is Status.COMPLETED
     assert len(stage.ledger().charges) == 1
 
 
@@ -205,18 +203,42 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(("gateway", "settings", "problem", "remedy"), MISTAKES.values(), ids=MISTAKES)
 async def test_what_is_wrong_with_a_connection_is_said_in_one_sentence_within_five_seconds(
-    site: Site, tmp_path: Path, program: str, gateway: str, settings: dict[str, str], problem: str, remedy: str
+    site: Site,
+    gateway: str,
+    settings: dict[str, str],
+    problem: str,
+    remedy: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ours = {name: site.put_in(value, gateway, "default") for name, value in settings.items()}
     address = site.addresses[gateway]
-    ended = Program(
-        tmp_path / "program",
-        clean_environment(TEMPORAL_ADDRESS=address, SHOP_DATA=str(tmp_path / "shop"), **ours),
-        program,
+    started = time.monotonic()
+
+    with pytest.raises(NoConnection) as refusal:
+        await connect(clean_environment(TEMPORAL_ADDRESS=address, **ours))
+
+    assert time.monotonic() - started < 5
+    (sentence,) = str(refusal.value).splitlines()
+    assert problem.format(address=address) in sentence
+    assert remedy in sentence
+    assert "the SDK says" not in sentence
+    # The programs would write it before the sentence.
+    assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_the_programs_say_what_is_wrong_and_nothing_else_within_five_seconds(
+    site: Site, tmp_path: Path, program: str
+) -> None:
+    settings = clean_environment(
+        TEMPORAL_ADDRESS=site.addresses["expired"],
+        TEMPORAL_TLS_SERVER_CA_CERT_PATH=str(site.certificates / "ca.pem"),
+        SHOP_DATA=str(tmp_path / "shop"),
     )
+    ended = Program(tmp_path / "program", settings, program)
     started = time.monotonic()
 
     status = await ended.run(20)
@@ -224,10 +246,8 @@ async def test_what_is_wrong_with_a_connection_is_said_in_one_sentence_within_fi
     seconds = time.monotonic() - started
     assert (status, ended.lines(), seconds < 5) == (1, [], True)
     (sentence,) = ended.errors.read_text().splitlines()
-    assert sentence.startswith(f"{program.removesuffix('.py')}: ")
-    assert problem.format(address=address) in sentence
-    assert remedy in sentence
-    assert "the SDK says" not in sentence
+    assert sentence.startswith(f"{program.removesuffix('.py')}: the certificate of the Temporal server at ")
+    assert sentence.endswith("has expired; it must be renewed there")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +17,13 @@ from pathlib import Path
 import pytest
 from conftest import Stage, address_of, make_order, write_orders
 from postgres_server import DISCONNECT_OTHERS, PASSWORD, PostgresServer
+from test_shop_commands import PROGRAMS as COMMANDS
+from test_shop_commands import Run, run_alone, run_here
 
 from comparison.accounts import accounts_of
 from comparison.audit import audit
 from comparison.audit_command import read_outcomes
-from comparison.processes import POLL_SECONDS, ROOT, Worker, clean_environment, free_port, wait_until
+from comparison.processes import POLL_SECONDS, ROOT, Worker, free_port, wait_until
 from plumbing.connection import connect
 from plumbing.watch import warn_of_other_shops
 from shop import storage
@@ -34,13 +34,7 @@ from shop.location import PostgresUrl, parse_location
 from shop.orders import Item, Order
 from shop.shop import Shop
 
-PROGRAMS = {
-    "ledger": ("-m", "shop", "ledger"),
-    "settle": ("-m", "shop", "settle", "1", "--yes"),
-    "order_processor": ("order_processor.py",),
-    "run_worker": ("run_worker.py",),
-    "audit": ("-m", "comparison", "audit", "examples/order.jsonl"),
-}
+PROGRAMS = {**COMMANDS, "audit": ("-m", "comparison", "audit", "examples/order.jsonl")}
 # Any of these in a message would tell the password, or a part of it.
 SECRETS = ("walnut", "plum", "turnip")
 ORDERS = 60
@@ -50,18 +44,6 @@ ORDERS = 60
 def shop(database: PostgresUrl) -> Iterator[Shop]:
     with closing(Shop(database)) as opened:
         yield opened
-
-
-def run(*arguments: str, data: str, cwd: Path = ROOT, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *before, *arguments, f"--data={data}"],
-        cwd=cwd,
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def is_told(text: str) -> bool:
@@ -75,19 +57,19 @@ def outcomes(shop: Shop, order_id: str = "1") -> list[str]:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("run", "trouble", "said"),
     [
-        ("no server", "refused"),
-        ("wrong password", "authentication failed"),
-        ("no such user", "authentication failed"),
-        ("no such database", "does not exist"),
-        ("no such setting", "unknown"),
-        ("password with a slash", "the URL of a shop must read"),
-        ("other store", "the URL of a shop must read"),
+        (run_here, "no server", "refused"),
+        (run_alone, "wrong password", "authentication failed"),
+        (run_here, "no such user", "authentication failed"),
+        (run_here, "no such database", "does not exist"),
+        (run_here, "no such setting", "unknown"),
+        (run_here, "password with a slash", "the URL of a shop must read"),
+        (run_here, "other store", "the URL of a shop must read"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_answered_with_2_one_sentence_and_no_password(
-    postgres: PostgresServer, program: str, trouble: str, said: str
+    postgres: PostgresServer, program: str, run: Run, trouble: str, said: str
 ) -> None:
     url = postgres.url().secret
     data = {
@@ -100,7 +82,7 @@ def test_a_database_that_cannot_be_used_is_answered_with_2_one_sentence_and_no_p
         "other store": f"mysql://shop:{PASSWORD}@127.0.0.1/shop",
     }[trouble]
 
-    completed = run(*PROGRAMS[program], data=data)
+    completed = run(*PROGRAMS[program], "--data", data)
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert len(completed.stderr.splitlines()) == 1
@@ -152,14 +134,14 @@ def test_the_password_may_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
 
-    completed = run("-m", "shop", "ledger", data=f"postgresql://shop@127.0.0.1:{postgres.port}/postgres")
+    completed = run_alone("-m", "shop", "ledger", "--data", f"postgresql://shop@127.0.0.1:{postgres.port}/postgres")
 
     assert (completed.returncode, completed.stderr) == (0, "")
     assert read_ledger(database).stock["mug"].now == 100
 
 
 def test_the_script_runs_without_any_package_and_says_which_one_a_database_needs() -> None:
-    completed = run("order_processor.py", data="postgresql://shop:plum@127.0.0.1/shop", before=("-S",))
+    completed = run_alone("-S", "order_processor.py", "--data", "postgresql://shop:plum@127.0.0.1/shop")
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert len(completed.stderr.splitlines()) == 1
@@ -171,7 +153,7 @@ def test_the_scripts_log_is_in_the_default_folder_and_holds_no_password(database
     shutil.copytree(ROOT / "shop", tmp_path / "shop")
     shutil.copy(ROOT / "order_processor.py", tmp_path)
 
-    completed = run("order_processor.py", data=database.secret, cwd=tmp_path)
+    completed = run_alone(tmp_path / "order_processor.py", "--data", database)
 
     log = (tmp_path / "data" / "order_processor.log").read_text()
     assert (completed.returncode, completed.stdout.split("\t")[:2]) == (0, ["1001", "completed"])
@@ -396,25 +378,21 @@ def test_a_server_that_is_down_is_unavailable_and_found_again_when_it_is_up(
     assert [charge.order_id for charge in read_ledger(shop.location).charges] == ["1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("other", "is_warned_of"),
-    [("postgresql://127.0.0.1:{port}/postgres", False), ("postgresql://127.0.0.1:{port}/other", True), ("/a", True)],
-)
 async def test_workers_on_two_machines_serve_the_same_shop_if_its_url_is_the_same(
-    postgres: PostgresServer,
-    database: PostgresUrl,
-    stage: Stage,
-    caplog: pytest.LogCaptureFixture,
-    other: str,
-    is_warned_of: bool,
+    postgres: PostgresServer, database: PostgresUrl, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     await start_workers(stage, address_of(database), 1)
-    elsewhere = await connect(stage.settings, f"1@another-machine {other.format(port=postgres.port)}")
+    url = f"postgresql://127.0.0.1:{postgres.port}"
 
-    await warn_of_other_shops(elsewhere)
+    async def is_warned_in(shop: str) -> bool:
+        caplog.clear()
+        await warn_of_other_shops(await connect(stage.settings, f"1@another-machine {shop}"))
+        assert not is_told(caplog.text)
+        return "serves another shop" in caplog.text
 
-    assert ("serves another shop" in caplog.text) == is_warned_of
-    assert not is_told(caplog.text)
+    warned = [await is_warned_in(shop) for shop in ("/a", f"{url}/other", f"{url}/postgres")]
+
+    assert warned == [True, True, False]
 
 
 async def start_workers(stage: Stage, data: str, number: int) -> list[Worker]:
@@ -471,7 +449,7 @@ async def test_workers_and_the_server_are_killed_under_load_and_no_order_is_lost
     printed = read_outcomes(starter.output)
     logs = [program.errors.read_text() for program in stage.started]
     orders_file = write_orders(stage.directory / "orders.jsonl", *orders)
-    audited = run("-m", "comparison", "audit", str(orders_file), data=database.secret)
+    audited = run_here("comparison", "audit", orders_file, "--data", database)
     seconds = sorted(account.seconds for account in accounts_of(orders, ledger).values())
     print(
         f"{ORDERS} orders, 2 of 4 workers and PostgreSQL killed; from an order's first attempt to its last:"

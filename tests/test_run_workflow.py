@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -14,17 +15,23 @@ import sys
 import termios
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order, make_stage, write_orders
+from test_cancellation import end_of, serve, start
 from wire import Wire
 
 from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
-from plumbing.connection import TASK_QUEUE
-from shop.orders import Order
+from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute
+from run_workflow import main, run_order
+from shop.faults import parse_faults
+from shop.orders import Order, Status
+from shop.shop import Shop
+from shop.streams import run_program
+from workflows import ORDER_STATUS
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,15 @@ async def start_and_wait_until_started(stage: Stage, *orders: Order) -> Program:
     return starter
 
 
+@asynccontextmanager
+async def serving(stage: Stage, faults: str = "") -> AsyncIterator[None]:
+    """Run a worker in this process, where the worker is not what the test is about."""
+    await register_search_attribute(stage.client, ORDER_STATUS)
+    with closing(Shop(stage.data, parse_faults(faults))) as shop:
+        async with serve(stage.client, shop):
+            yield
+
+
 @pytest.fixture(scope="module")
 async def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Share one worker without faults; each test uses order ids of its own."""
@@ -90,80 +106,128 @@ async def test_without_arguments_the_sample_order_is_processed(served: Stage) ->
     assert ended.lines == [f"1001\tcompleted\t{charge.transaction_id}"]
 
 
-@pytest.mark.parametrize("source", ["file", "-"])
-async def test_orders_come_from_a_file_or_standard_input(served: Stage, tmp_path: Path, source: str) -> None:
-    orders = [make_order(f"{source}.a"), make_order(f"{source}.b", payment_token="tok_chargeDeclined")]
-    path = write_orders(tmp_path / "orders.jsonl", *orders)
-
-    if source == "-":
-        ended = await run_starter(served.settings, "-", stdin=path.read_bytes())
-    else:
-        ended = await run_starter(served.settings, path)
-
-    assert (ended.status, ended.statuses) == (0, {f"{source}.a": "completed", f"{source}.b": "rejected"})
-    assert len(ended.lines) == 2
+def two_orders(folder: Path, name: str) -> Path:
+    """Write a file with an order that is completed and one that is rejected."""
+    declined = make_order(f"{name}.b", payment_token="tok_chargeDeclined")
+    return write_orders(folder / "orders.jsonl", make_order(f"{name}.a"), declined)
 
 
-async def test_each_order_is_announced_with_its_link_to_the_ui(served: Stage, tmp_path: Path) -> None:
-    path = write_orders(tmp_path / "orders.jsonl", make_order("link.1"), make_order("link.2"))
+@pytest.fixture(scope="module")
+async def from_file(served: Stage, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Run the starter with a file of two orders."""
+    return await run_starter(served.settings, two_orders(tmp_path_factory.mktemp("file"), "file"))
 
-    ended = await run_starter(served.settings, path)
 
-    for order_id in ("link.1", "link.2"):
+async def test_orders_come_from_a_file(from_file: Ended) -> None:
+    assert (from_file.status, from_file.statuses) == (0, {"file.a": "completed", "file.b": "rejected"})
+    assert len(from_file.lines) == 2
+
+
+async def test_each_order_is_announced_with_its_link_to_the_ui(from_file: Ended, served: Stage) -> None:
+    for order_id in ("file.a", "file.b"):
         link = f"{served.server.ui}/namespaces/{served.namespace}/workflows/order-{order_id}"
-        assert ended.log.count(f"order {order_id}: started {link}\n") == 1
+        assert from_file.log.count(f"order {order_id}: started {link}\n") == 1
+
+
+async def test_where_a_worker_listens_no_warning_is_given(from_file: Ended) -> None:
+    assert from_file.status == 0
+    assert "no worker" not in from_file.log
+
+
+async def test_orders_come_from_standard_input(served: Stage, tmp_path: Path) -> None:
+    ended = await run_starter(served.settings, "-", stdin=two_orders(tmp_path, "stdin").read_bytes())
+
+    assert (ended.status, ended.statuses) == (0, {"stdin.a": "completed", "stdin.b": "rejected"})
+    assert len(ended.lines) == 2
 
 
 LINE = json.dumps(asdict(make_order("1"))).encode()
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        (b"", "there is no order"),
-        (LINE + b"\n" + LINE, "line 2: order_id"),
-        (LINE + b"\n\n{", "line 3: order"),
-        (LINE.replace(b'"quantity": 2', b'"quantity": 2.0'), "line 1: items[0].quantity"),
-        (b"\xff", "line 1: order"),
-    ],
-)
-async def test_a_bad_file_is_refused_whole_before_anything_is_connected_to(
-    tmp_path: Path, content: bytes, named: str
+BAD_FILES = [
+    (b"", "there is no order"),
+    (LINE + b"\n" + LINE, "line 2: order_id"),
+    (LINE + b"\n\n{", "line 3: order"),
+    (LINE.replace(b'"quantity": 2', b'"quantity": 2.0'), "line 1: items[0].quantity"),
+    (b"\xff", "line 1: order"),
+]
+
+
+def end_without_a_server(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Run the starter in this process where no server is; return its exit status.
+
+    One that connects first would say that there is no server, and end with 1.
+    """
+    monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setattr(sys, "argv", ["run_workflow.py", *map(str, arguments)])
+    monkeypatch.setattr(logging, "raiseExceptions", True)  # `main` switches it off: put it back afterwards
+    return run_program("run_workflow", main)
+
+
+@pytest.mark.parametrize(("content", "named"), BAD_FILES)
+def test_a_bad_file_is_refused_whole_before_anything_is_connected_to(
+    tmp_path: Path, content: bytes, named: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # No server is there: a starter that connects first would say so, and end with 1.
+    path = tmp_path / "orders.jsonl"
+    path.write_bytes(content)
+
+    status = end_without_a_server(monkeypatch, path)
+
+    output, errors = capfd.readouterr()
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert f"{path}: {named}" in errors
+
+
+@pytest.mark.parametrize("argument", ["--concurrency=0", "--concurrency=257", "--concurrency=x", "no-file"])
+def test_bad_usage_is_refused_before_anything_is_connected_to(
+    argument: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status = end_without_a_server(monkeypatch, argument)
+
+    output, errors = capfd.readouterr()
+    assert (status, output) == (2, "")
+    assert argument.partition("=")[0] in errors.splitlines()[-1]
+
+
+async def test_a_bad_file_ends_the_program_with_2_and_one_sentence(tmp_path: Path) -> None:
     nowhere = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
+    content, named = BAD_FILES[-1]
     path = tmp_path / "orders.jsonl"
     path.write_bytes(content)
 
     ended = await run_starter(nowhere, path)
 
     assert (ended.status, ended.lines, ended.log.count("\n")) == (2, [], 1)
-    assert f"{path}: {named}" in ended.log
-
-
-@pytest.mark.parametrize("arguments", [["--concurrency=0"], ["--concurrency=257"], ["--concurrency=x"], ["no-file"]])
-async def test_bad_usage_is_refused_before_anything_is_connected_to(arguments: list[str]) -> None:
-    nowhere = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
-
-    ended = await run_starter(nowhere, *arguments)
-
-    assert (ended.status, ended.lines) == (2, [])
-    assert arguments[0].partition("=")[0] in ended.log.splitlines()[-1]
+    assert ended.log.startswith(f"run_workflow: {path}: {named}")
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:{free}", "127.0.0.1", "127.0.0.1:7233/", "http://127.0.0.1:7233", "no address"]
+    "address",
+    [
+        "127.0.0.1:{free}",
+        "127.0.0.1",
+        "127.0.0.1:7233/",
+        "http://127.0.0.1:7233",
+        "127.0.0.1:x",
+        ":",
+        "no address",
+    ],
 )
-async def test_a_server_that_was_never_there_is_reported_within_five_seconds(address: str) -> None:
+async def test_a_server_that_was_never_there_is_reported_within_five_seconds(
+    address: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     address = address.format(free=free_port())
     started = time.monotonic()
 
-    ended = await run_starter(clean_environment(TEMPORAL_ADDRESS=address))
+    with pytest.raises(NoConnection) as refusal:
+        await connect(clean_environment(TEMPORAL_ADDRESS=address))
 
-    assert (ended.status, ended.lines, ended.log.count("\n")) == (1, [], 1)
-    assert f"no Temporal server answers at {address}; start one" in ended.log
-    assert re.search(r"the SDK says: \S+", ended.log)
     assert time.monotonic() - started < 5
+    (sentence,) = str(refusal.value).splitlines()
+    assert f"no Temporal server answers at {address}; start one" in sentence
+    assert re.search(r"the SDK says: \S+", sentence)
+    # The programs would write it before the sentence.
+    assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
 
 
 async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_seconds(tmp_path: Path) -> None:
@@ -199,51 +263,25 @@ async def test_an_order_without_a_worker_waits_and_the_starter_says_so_within_fi
     await wait_until(lambda: "no worker listens" in starter.errors.read_text(), "the warning", 10)
     seconds_to_warning = time.monotonic() - started
 
-    await stage.start_worker()
-    status = await starter.wait(30)
+    async with serving(stage):
+        status = await starter.wait(30)
 
     assert seconds_to_warning < 5
     assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
 
 
-async def test_where_a_worker_listens_no_warning_is_given(served: Stage, tmp_path: Path) -> None:
-    ended = await run_starter(served.settings, write_orders(tmp_path / "orders.jsonl", make_order("listened")))
-
-    assert ended.status == 0
-    assert "no worker" not in ended.log
-
-
-async def test_no_wait_starts_the_orders_and_leaves(stage: Stage) -> None:
-    path = write_orders(stage.directory / "orders.jsonl", make_order("1"), make_order("2"))
+async def test_no_wait_starts_the_orders_and_leaves(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    orders = [make_order("1"), make_order("2")]
+    path = write_orders(stage.directory / "orders.jsonl", *orders)
 
     left = await run_starter(stage.settings, "--no-wait", path)
-    await stage.start_worker()
-    ended = await run_starter(stage.settings, path)
+    async with serving(stage):
+        outcomes = [await run_order(stage.client, order, wait=True) for order in orders]
 
     assert (left.status, left.statuses) == (0, {"1": "started", "2": "started"})
-    assert (ended.status, ended.statuses) == (0, {"1": "completed", "2": "completed"})
-    assert ended.log.count(": attached to ") == 2
-
-
-@pytest.mark.parametrize(
-    ("token", "faults", "outcome"),
-    [
-        ("tok_visa", "", "completed"),
-        ("tok_chargeDeclined", "", "rejected"),
-        ("tok_visa", "process_payment:unavailable*inf", "failed"),
-    ],
-)
-async def test_no_wait_of_an_order_that_has_ended_prints_how(
-    stage: Stage, token: str, faults: str, outcome: str
-) -> None:
-    await stage.start_worker(faults)
-    path = write_orders(stage.directory / "orders.jsonl", make_order(payment_token=token))
-    first = await run_starter(stage.settings, path)
-
-    again = await run_starter(stage.settings, "--no-wait", path)
-
-    assert first.statuses == {"1": outcome}
-    assert (again.status, again.lines) == (first.status, first.lines)
+    assert [outcome.status for outcome in outcomes] == [Status.COMPLETED] * 2
+    assert caplog.text.count(": attached to ") == 2
 
 
 async def test_concurrency_one_processes_one_order_after_the_other(served: Stage, tmp_path: Path) -> None:
@@ -257,33 +295,39 @@ async def test_concurrency_one_processes_one_order_after_the_other(served: Stage
     assert tried == [order_id for order_id in order_ids for _ in range(4)]
 
 
-async def test_the_same_order_started_twice_at_once_is_one_order_with_one_answer(served: Stage, tmp_path: Path) -> None:
-    path = write_orders(tmp_path / "orders.jsonl", make_order("twice"))
+async def test_the_same_order_started_twice_at_once_is_one_order_with_one_answer(served: Stage) -> None:
+    order = make_order("twice")
 
-    one, other = await asyncio.gather(run_starter(served.settings, path), run_starter(served.settings, path))
+    one, other = await asyncio.gather(*(run_order(served.client, order, wait=True) for _ in range(2)))
 
-    assert (one.status, one.statuses) == (0, {"twice": "completed"})
-    assert (other.status, other.lines) == (one.status, one.lines)
+    assert one.status is Status.COMPLETED
+    assert other == one
     tried = [attempt.outcome for attempt in served.ledger().attempts if attempt.order_id == "twice"]
     assert tried == ["ok"] * 4
 
 
 @pytest.mark.parametrize(
-    ("faults", "status", "outcome", "charges"),
-    [("", 0, "completed", 1), ("process_payment:lost_reply*inf", 1, "failed", 1)],
+    ("token", "faults", "status", "charges"),
+    [
+        ("tok_visa", "", Status.COMPLETED, 1),
+        ("tok_chargeDeclined", "", Status.REJECTED, 0),
+        ("tok_visa", "process_payment:lost_reply*inf", Status.FAILED, 1),
+        ("tok_visa", "process_payment:unavailable*inf", Status.FAILED, 0),
+    ],
 )
-async def test_an_order_that_is_run_again_after_its_end_gives_the_outcome_it_had(
-    stage: Stage, faults: str, status: int, outcome: str, charges: int
+async def test_an_order_that_is_run_again_after_its_end_gives_the_outcome_it_had_waited_for_or_not(
+    stage: Stage, token: str, faults: str, status: Status, charges: int
 ) -> None:
-    await stage.start_worker(faults)
-    path = write_orders(stage.directory / "orders.jsonl", make_order())
-    first = await run_starter(stage.settings, path)
-    before = stage.ledger()
+    order = make_order(payment_token=token)
+    async with serving(stage, faults):
+        first = await run_order(stage.client, order, wait=True)
+        before = stage.ledger()
 
-    again = await run_starter(stage.settings, path)
+        again = await run_order(stage.client, order, wait=True)
+        at_once = await run_order(stage.client, order, wait=False)
 
-    assert (first.status, first.statuses) == (status, {"1": outcome})
-    assert (again.status, again.lines) == (first.status, first.lines)
+    assert first.status is status
+    assert (again, at_once) == (first, first)
     assert stage.ledger() == before
     assert len(before.charges) == charges
 
@@ -293,29 +337,31 @@ async def test_the_id_of_an_order_with_other_content_is_refused_and_nothing_is_t
 ) -> None:
     order = make_order("conflict")
     other = make_order("conflict", items=order.items[:1])
-    first = await run_starter(served.settings, write_orders(tmp_path / "orders.jsonl", order))
+    first = await run_order(served.client, order, wait=True)
     before = served.ledger()
 
     second = await run_starter(served.settings, write_orders(tmp_path / "others.jsonl", other))
 
-    assert (first.status, second.status, second.statuses) == (0, 1, {"conflict": "unknown"})
+    assert (first.status, second.status, second.statuses) == (Status.COMPLETED, 1, {"conflict": "unknown"})
     assert "other content" in second.lines[0]
     assert "settle" not in second.lines[0]
     assert served.ledger() == before
 
 
-async def test_an_order_that_another_client_started_is_attached_to(stage: Stage) -> None:
+async def test_an_order_that_another_client_started_is_attached_to(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     order = make_order()
     document = {"a_newer_field": True, **asdict(order)}
     await start_from_the_command_line(stage, "OrderWorkflow", json.dumps(document))
-    starter = stage.starter(order)
-    await starter.start()
-    await wait_until(lambda: ": attached to " in starter.errors.read_text(), "it is attached to")
+    running = asyncio.create_task(run_order(stage.client, order, wait=True))
+    await wait_until(lambda: ": attached to " in caplog.text, "it is attached to")
 
-    await stage.start_worker()
-    status = await starter.wait(30)
+    async with serving(stage):
+        outcome = await running
 
-    assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
+    assert outcome.status is Status.COMPLETED
     assert [charge.order_id for charge in stage.ledger().charges] == ["1"]
 
 
@@ -326,13 +372,12 @@ async def test_an_id_that_is_taken_by_something_else_is_left_alone(
     stage: Stage, workflow_type: str, content: str
 ) -> None:
     await start_from_the_command_line(stage, workflow_type, content)
-    path = write_orders(stage.directory / "orders.jsonl", make_order())
 
-    ended = await run_starter(stage.settings, path)
+    outcome = await run_order(stage.client, make_order(), wait=True)
 
-    assert (ended.status, ended.statuses) == (1, {"1": "unknown"})
-    assert "other content" in ended.lines[0]
-    assert "settle" not in ended.lines[0]
+    assert outcome.status is Status.UNKNOWN
+    assert "other content" in outcome.detail
+    assert "settle" not in outcome.detail
 
 
 async def start_from_the_command_line(stage: Stage, workflow_type: str, content: str) -> None:
@@ -349,14 +394,13 @@ async def start_from_the_command_line(stage: Stage, workflow_type: str, content:
 
 async def test_other_content_under_the_id_of_an_open_order_is_refused_and_the_order_goes_on(stage: Stage) -> None:
     order = make_order()
-    starter = await start_and_wait_until_started(stage, order)
+    handle = await start(stage.client, order)
 
-    other = write_orders(stage.directory / "other.jsonl", make_order(customer_id="grace"))
-    refused = await run_starter(stage.settings, other)
-    await stage.start_worker()
-    status_of_first = await starter.wait(30)
+    refused = await run_order(stage.client, make_order(customer_id="grace"), wait=True)
+    async with serving(stage):
+        status, _ = await end_of(stage.client, handle, order)
 
-    assert (refused.status, refused.statuses, status_of_first) == (1, {"1": "unknown"}, 0)
+    assert (refused.status, status) == (Status.UNKNOWN, Status.COMPLETED)
     assert [charge.amount_cents for charge in stage.ledger().charges] == [order.total_cents]
 
 
@@ -369,8 +413,8 @@ async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_a
 
     starter.signal(signal_number)
     status = await starter.wait(10)
-    await stage.start_worker()
-    attached = await run_starter(stage.settings, write_orders(stage.directory / "orders.jsonl", *orders))
+    async with serving(stage):
+        attached = [await run_order(stage.client, order, wait=True) for order in orders]
 
     assert (status, sorted(line.split("\t")[:2] for line in starter.lines())) == (
         1,
@@ -379,7 +423,7 @@ async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_a
     log = starter.errors.read_text()
     assert "To attach again, run the same command again" in log
     assert "Traceback" not in log
-    assert (attached.status, attached.statuses) == (0, {"1": "completed", "2": "completed"})
+    assert [outcome.status for outcome in attached] == [Status.COMPLETED] * 2
     assert sorted(charge.order_id for charge in stage.ledger().charges) == ["1", "2"]
 
 
@@ -395,16 +439,18 @@ async def test_a_terminated_order_is_unknown_and_the_line_says_what_to_do(stage:
     assert "Traceback" not in starter.errors.read_text()
 
 
-async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage) -> None:
-    starter = await start_and_wait_until_started(stage, make_order())
+async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    running = asyncio.create_task(run_order(stage.client, make_order(), wait=True))
+    await wait_until(lambda: "order 1: started" in caplog.text, "the order is open")
 
     await stage.client.get_workflow_handle("order-1").cancel()
-    await stage.start_worker()
-    status = await starter.wait(30)
+    async with serving(stage):
+        outcome = await running
 
-    assert (status, starter.lines()[0].split("\t")[:2]) == (1, ["1", "cancelled"])
+    assert outcome.status is Status.CANCELLED
     assert (stage.ledger().charges, stage.ledger().sales) == ((), ())
-    assert "Traceback" not in starter.errors.read_text()
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -533,8 +579,8 @@ async def test_a_starter_whose_server_becomes_a_black_hole_says_so_and_that_it_i
     seconds_to_notice = time.monotonic() - started
     wire.carry_on()
     await wait_until(lambda: "the server answers again" in starter.errors.read_text(), "the end of it is noticed")
-    await stage.start_worker()
-    status = await starter.wait(60)
+    async with serving(stage):
+        status = await starter.wait(60)
     wire.cut()
 
     assert seconds_to_notice < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -9,67 +10,45 @@ from pathlib import Path
 
 import pytest
 from conftest import NORTHWIND, Stage, make_order, make_stage, write_orders
+from test_cancellation import serve
 
 from comparison.audit import audit
 from comparison.processes import Program, clean_environment
-from order_processor import MAXIMUM_ATTEMPTS
+from order_processor import MAXIMUM_ATTEMPTS, process_order
+from plumbing.connection import register_search_attribute
+from run_workflow import run_order
 from shop.catalogue import read_customers, read_products
 from shop.errors import OrderVoided
+from shop.faults import parse_faults
 from shop.ledger import Ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.parsing import read_orders
 from shop.shop import Shop
+from shop.streams import Results
+from workflows import ORDER_STATUS
 
 Run = Callable[..., Awaitable[tuple[int, dict[str, str], Ledger]]]
-"""Process orders under a fault plan; return exit status, printed status of each order, and the ledger."""
+"""Process orders at once under a fault plan; return exit status, printed status of each order, and the ledger."""
 
 
 @pytest.fixture(params=["manual", "temporal"])
-def run(request: pytest.FixtureRequest, tmp_path: Path, stage: Stage) -> Run:
-    numbers = itertools.count()
+def run(request: pytest.FixtureRequest, stage: Stage) -> Run:
+    async def outcomes_of(shop: Shop, orders: tuple[Order, ...]) -> list[Outcome]:
+        if request.param == "manual":
+            return await asyncio.gather(*(asyncio.to_thread(process_order, shop, order) for order in orders))
+        await register_search_attribute(stage.client, ORDER_STATUS)
+        async with serve(stage.client, shop):
+            return await asyncio.gather(*(run_order(stage.client, order, wait=True) for order in orders))
 
-    async def run_manual(
-        *orders: Order, faults: str = "", concurrency: int = 1, northwind: bool = False
-    ) -> tuple[int, dict[str, str], Ledger]:
-        if northwind:
-            load_northwind(stage.data)
-        number = next(numbers)
-        script = Program(
-            tmp_path / f"script-{number}",
-            clean_environment(),
-            "order_processor.py",
-            str(write_orders(tmp_path / f"script-{number}.jsonl", *orders)),
-            f"--data={stage.data}",
-            f"--faults={faults}",
-            f"--concurrency={concurrency}",
-        )
-        status = await script.run()
-        return status, dict(line.split("\t")[:2] for line in script.lines()), stage.ledger()
+    async def run(*orders: Order, faults: str = "") -> tuple[int, dict[str, str], Ledger]:
+        results = Results()
+        with closing(Shop(stage.data, parse_faults(faults))) as shop:
+            for outcome in await outcomes_of(shop, orders):
+                results.print(outcome)
+        printed = {outcome.order_id: outcome.status.value for outcome in results.outcomes}
+        return results.exit_status(request.param), printed, stage.ledger()
 
-    async def run_temporal(
-        *orders: Order, faults: str = "", concurrency: int = 1, northwind: bool = False
-    ) -> tuple[int, dict[str, str], Ledger]:
-        if northwind:
-            load_northwind(stage.data)
-        worker = await stage.start_worker(faults)
-        status, printed = await stage.run_orders(*orders)
-        await worker.stop()
-        return status, printed, stage.ledger()
-
-    return run_manual if request.param == "manual" else run_temporal
-
-
-def load_northwind(data: Path) -> None:
-    shop = Shop(data)
-    shop.inventory.replace_products(read_products(NORTHWIND / "stock.csv"))
-    shop.notifications.replace_customers(read_customers(NORTHWIND / "customers.csv"))
-    shop.close()
-
-
-def outcomes_in(directory: Path) -> list[Outcome]:
-    """Return every line that a program printed there, as it was printed."""
-    lines = [line.split("\t") for output in directory.glob("*.out") for line in output.read_text().splitlines()]
-    return [Outcome(order_id, Status(status), detail) for order_id, status, detail in lines]
+    return run
 
 
 def tried(ledger: Ledger, step: str) -> list[str]:
@@ -172,7 +151,7 @@ async def test_of_two_orders_for_the_last_item_one_is_completed_and_the_other_re
     first, second = (make_order(order_id, items=(Item("last-one", 1, 9900),)) for order_id in ("1", "2"))
 
     # Both look before either has paid: the loser finds out at `update_inventory`.
-    status, printed, ledger = await run(first, second, faults="process_payment:slow(2)", concurrency=2)
+    status, printed, ledger = await run(first, second, faults="process_payment:slow(2)")
 
     assert (status, sorted(printed.values())) == (0, ["completed", "rejected"])
     assert sorted(charge.refunded for charge in ledger.charges) == [False, True]
@@ -276,12 +255,31 @@ async def test_an_order_that_was_settled_is_rejected_by_every_step(run: Run, sta
     assert_nothing_held(ledger)
 
 
-async def test_northwind_orders_of_plenty_have_the_same_outcome_in_both_versions(run: Run, stage: Stage) -> None:
-    with (NORTHWIND / "orders.jsonl").open("rb") as lines:
-        orders = read_orders(itertools.islice(lines, 40))
+@pytest.mark.parametrize("version", ["manual", "temporal"])
+async def test_northwind_orders_of_plenty_have_the_same_outcome_in_both_versions(version: str, stage: Stage) -> None:
+    load_northwind(stage.data)
+    with (NORTHWIND / "orders.jsonl").open("rb") as file:
+        orders = read_orders(itertools.islice(file, 40))
+    if version == "manual":
+        path = write_orders(stage.directory / "orders.jsonl", *orders)
+        arguments = ("order_processor.py", str(path), f"--data={stage.data}", "--concurrency=8")
+        program = Program(stage.directory / "script", clean_environment(), *arguments)
+    else:
+        await stage.start_worker()
+        program = stage.starter(*orders)
 
-    status, printed, ledger = await run(*orders, northwind=True, concurrency=8)
+    exit_status = await program.run()
 
-    assert status == 0
-    assert printed == {order.order_id: "completed" for order in orders}
-    assert audit(orders, ledger, outcomes_in(stage.directory), runs=1) == []
+    lines = [line.split("\t") for line in program.lines()]
+    outcomes = [Outcome(order_id, Status(status), detail) for order_id, status, detail in lines]
+    assert exit_status == 0
+    assert {outcome.order_id: outcome.status for outcome in outcomes} == {
+        order.order_id: Status.COMPLETED for order in orders
+    }
+    assert audit(orders, stage.ledger(), outcomes, runs=1) == []
+
+
+def load_northwind(data: Path) -> None:
+    with closing(Shop(data)) as shop:
+        shop.inventory.replace_products(read_products(NORTHWIND / "stock.csv"))
+        shop.notifications.replace_customers(read_customers(NORTHWIND / "customers.csv"))

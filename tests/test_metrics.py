@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import urllib.request
@@ -16,11 +17,12 @@ from conftest import Stage, make_order, make_stage
 from temporalio.api.enums.v1 import EventType
 from test_cancellation import serve, start, wait_for_event
 from test_deploys import ChangedWorkflow
-from test_run_worker import sentence_of, status_of, worker_that_ends
+from test_run_worker import end_without_a_server, sentence_of, status_of, worker_that_ends
 
-from comparison.processes import ROOT, Server, Worker, clean_environment, free_port, wait_until
+from comparison.processes import ROOT, Server, Worker, free_port, wait_until
 from plumbing.runtime import ip_and_port
-from shop.orders import Item, Order, Status
+from run_workflow import run_order
+from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
 from workflows import workflow_id_for
 
@@ -73,7 +75,7 @@ class Watched:
     """Metrics of a worker on which an order ended in each way, and another met a changed workflow."""
 
     stage: Stage
-    printed: dict[str, str]
+    outcomes: list[Outcome]
     metrics: Metrics
     replayed: list[str]
     metrics_of_the_next: Metrics
@@ -101,11 +103,10 @@ async def watched(server: Server, tmp_path_factory: pytest.TempPathFactory) -> A
     await begin_with_another_workflow(stage, make_order("changed"))
     worker, address = worker_with_metrics(stage, "process_payment:unavailable*inf")
     await worker.start()
-    starter = stage.starter(*ORDERS.values())
-    await starter.start()
+    running = asyncio.gather(*(run_order(stage.client, order, wait=True) for order in ORDERS.values()))
     await wait_until(lambda: "cancelled" in refused_payments(stage), "the order is being paid")
     await stage.client.get_workflow_handle(workflow_id_for("cancelled")).cancel()
-    await starter.wait(60)
+    outcomes = await running
     name = "temporal_workflow_task_execution_failed_total"
     await wait_until(lambda: name in scrape(address), "the changed workflow is noticed")
     metrics = scrape(address)
@@ -117,8 +118,7 @@ async def watched(server: Server, tmp_path_factory: pytest.TempPathFactory) -> A
     replayed = [await handle.query("status") for handle in handles]
     metrics_of_the_next = scrape(address)
     await next_worker.stop()
-    printed = dict(line.split("\t")[:2] for line in starter.lines())
-    yield Watched(stage, printed, metrics, replayed, metrics_of_the_next)
+    yield Watched(stage, outcomes, metrics, replayed, metrics_of_the_next)
 
 
 def refused_payments(stage: Stage) -> list[str]:
@@ -127,7 +127,7 @@ def refused_payments(stage: Stage) -> list[str]:
 
 
 async def test_orders_are_counted_by_how_they_ended(watched: Watched) -> None:
-    assert watched.printed == {status.value: status.value for status in ORDERS}
+    assert [outcome.status for outcome in watched.outcomes] == list(ORDERS)
     assert orders_by_outcome(watched.metrics) == {status.value: 1 for status in ORDERS}
 
 
@@ -170,16 +170,14 @@ async def test_a_port_that_is_taken_is_named_in_one_sentence(stage: Stage) -> No
 @pytest.mark.parametrize(
     "address", ["9464", "localhost:9464", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "[::1]:x"]
 )
-async def test_an_address_for_metrics_that_is_none_is_bad_usage_before_anything_is_connected_to(
-    tmp_path: Path, address: str
+def test_an_address_for_metrics_that_is_none_is_bad_usage_before_anything_is_connected_to(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    nowhere = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
-    worker = worker_that_ends(nowhere, tmp_path, f"--metrics={address}")
+    status = end_without_a_server(monkeypatch, f"--data={tmp_path / 'shop'}", f"--metrics={address}")
 
-    status = await status_of(worker)
-
-    assert (status, worker.lines()) == (2, [])
-    sentence = worker.errors.read_text().splitlines()[-1]
+    output, errors = capfd.readouterr()
+    assert (status, output) == (2, "")
+    sentence = errors.splitlines()[-1]
     assert sentence.endswith(f"must be an IP address and a port, as in 127.0.0.1:9464, not '{address}'")
     assert not (tmp_path / "shop").exists()
 

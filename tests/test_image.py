@@ -27,6 +27,8 @@ from test_compose import CLUSTER, compose, compose_is_at_hand
 from test_imports import reached_from
 
 from comparison.processes import ROOT, STOP_TIMEOUT_SECONDS, clean_environment, wait_until
+from run_workflow import run_order
+from shop.orders import Status
 
 PROGRAMS = Path(sys.executable).parent
 LOCK, WORKER_LOCK = ROOT / "requirements.lock", ROOT / "requirements-worker.lock"
@@ -85,10 +87,16 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     for name in let_through():
         copy(ROOT / name, context / name)
     directory, command = root, list[str]()
-    environment = clean_environment(PATH=f"{root / 'python' / 'bin'}:{os.environ['PATH']}", PIP_NO_INPUT="1")
+    python = root / "python" / "bin"
+    environment = clean_environment(
+        PATH=f"{python}:{PROGRAMS}:{os.environ['PATH']}",
+        PIP_NO_INPUT="1",
+        PIP_PYTHON=str(python / "python"),  # the pip of these tests installs there: to make another one takes longer
+        PIP_COMPILE="0",  # of the packages, a worker compiles what it imports
+    )
     for name, rest in instructions():
         if name == "FROM":
-            subprocess.run([sys.executable, "-m", "venv", root / "python"], check=True)
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "python"], check=True)
         elif name == "WORKDIR":
             directory = root / rest.lstrip("/")
             directory.mkdir()
@@ -217,10 +225,10 @@ async def test_the_image_completes_an_order_and_drains_on_sigterm(image: Image, 
     log = stage.directory / "worker.err"
 
     async with serving(image, log, {**settings_of(stage), "SHOP_DATA": str(stage.data)}) as workers:
-        ended = await stage.run_orders(make_order("1"))
+        outcome = await run_order(stage.client, make_order("1"), wait=True)
         statuses = await drain(workers)
 
-    assert ended == (0, {"1": "completed"})
+    assert outcome.status == Status.COMPLETED
     assert [charge.order_id for charge in stage.ledger().charges] == ["1"]
     assert statuses == [0]
     assert "stopped; orders under way go on with the next worker" in log.read_text()
@@ -249,7 +257,7 @@ async def test_the_clusters_workers_share_its_shop(image: Image, stage: Stage, s
     orders = [make_order(str(number)) for number in range(1, 7)]
 
     async with serving(image, stage.directory / "workers.err", settings, worker["scale"]) as workers:
-        ended = await stage.run_orders(*orders)
+        outcomes = await asyncio.gather(*(run_order(stage.client, order, wait=True) for order in orders))
         # As by `docker compose exec worker python -m shop ledger --json`.
         ledger = subprocess.run(
             ["python", "-m", "shop", "ledger", "--json"],
@@ -262,8 +270,10 @@ async def test_the_clusters_workers_share_its_shop(image: Image, stage: Stage, s
         statuses = await drain(workers)
 
     assert set(shop_of_compose) <= set(worker["environment"])
-    assert ended == (0, {order.order_id: "completed" for order in orders})
-    assert sorted(charge["order_id"] for charge in json.loads(ledger)["charges"]) == sorted(ended[1])
+    assert {outcome.status for outcome in outcomes} == {Status.COMPLETED}
+    assert sorted(charge["order_id"] for charge in json.loads(ledger)["charges"]) == [
+        order.order_id for order in orders
+    ]
     assert statuses == [0, 0, 0]
 
 

@@ -262,7 +262,7 @@ async def test_a_completed_order_that_is_reset_completes_again_whatever_is_down(
     assert_done_once(counter.ledger(), order)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def forgetful(counter: Counter, server: Server) -> AsyncIterator[Stage]:
     """Serve the same shop on a namespace that knows none of its orders."""
     stage = await make_stage(server, counter.stage.directory)

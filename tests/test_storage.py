@@ -98,14 +98,14 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    path = tmp_path / "gate"
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gate") / "gate"
     path.touch()
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def processes(gate: Path) -> Iterator[list[subprocess.Popen[str]]]:
     started = [
         subprocess.Popen(

@@ -230,30 +230,35 @@ async def test_a_server_that_was_never_there_is_reported_within_five_seconds(
     assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
 
 
-async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_seconds(tmp_path: Path) -> None:
-    async with connecting_to_silence(tmp_path) as starter:
+@pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])
+async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_seconds(
+    tmp_path: Path, program: str
+) -> None:
+    async with connecting_to_silence(tmp_path, program) as connected:
         started = time.monotonic()
-        status = await starter.wait(10)
+        status = await connected.wait(10)
         seconds = time.monotonic() - started
 
-    log = starter.errors.read_text()
-    assert (status, starter.lines(), log.count("\n")) == (1, [], 1)
+    log = connected.errors.read_text()
+    assert (status, connected.lines(), log.count("\n")) == (1, [], 1)
+    assert log.startswith(f"{program.removesuffix('.py')}: no Temporal server answers at 127.0.0.1:")
     assert log.endswith("the SDK says: no answer in time\n")
     assert seconds < 5
 
 
 @asynccontextmanager
-async def connecting_to_silence(directory: Path) -> AsyncIterator[Program]:
-    """Run a starter whose server accepts the connection and never answers; begin when it has connected."""
+async def connecting_to_silence(directory: Path, program: str) -> AsyncIterator[Program]:
+    """Run a program whose server accepts the connection and never answers; begin when it has connected."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.setblocking(False)
-        settings = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{silent.getsockname()[1]}")
-        starter = Program(directory / "starter", settings, "run_workflow.py")
-        await starter.start()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = clean_environment(TEMPORAL_ADDRESS=address, SHOP_DATA=str(directory / "shop"))
+        connecting = Program(directory / "program", settings, program)
+        await connecting.start()
         connection, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 30)
         with connection:
-            yield starter
-        await starter.stop()
+            yield connecting
+        await connecting.stop()
 
 
 async def test_an_order_without_a_worker_waits_and_the_starter_says_so_within_five_seconds(stage: Stage) -> None:
@@ -555,7 +560,7 @@ def bytes_waiting_in(pipe: int) -> int:
 
 
 async def test_an_interrupt_while_it_connects_is_one_line(tmp_path: Path) -> None:
-    async with connecting_to_silence(tmp_path) as starter:
+    async with connecting_to_silence(tmp_path, "run_workflow.py") as starter:
         starter.signal(signal.SIGINT)
         status = await starter.wait(10)
 

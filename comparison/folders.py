@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,9 @@ INTERRUPTED = 130  # as shells say it of SIGINT
 def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     """Run in a fresh folder; keep it only if something was not as expected, and say where it is."""
     directory = Path(tempfile.mkdtemp(prefix="comparison-"))
+    # A process that is interrupted while it starts may be reaped twice; asyncio warns of the second time.
+    # https://github.com/python/cpython/issues/127049
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         is_as_expected = asyncio.run(work(directory))
     except KeyboardInterrupt:

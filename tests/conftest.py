@@ -22,20 +22,21 @@ from shop.shop import Shop
 
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
-# These run many processes at once and take the longest: one after the other, in a lane of their own each.
-LANES = (("test_documents", "test_new_runs", "test_bench"), ("test_comparison", "test_crashes", "test_matrix"))
-LANE_OF = {module: f"lane {number}" for number, modules in enumerate(LANES) for module in modules}
+# These keep both cores busy on their own: one after the other, in the same process.
+HEAVY = ("test_matrix", "test_crashes", "test_comparison")
+# Its pages take up to a minute each, and share nothing.
+PAGES = "test_documents"
 
 
 class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
-    """Gives a process whole modules, and those of a lane to the same, one after the other.
+    """Gives a process whole modules, the heavy ones all to the same; only the pages go one by one.
 
     `--dist loadgroup` would do, but has no effect with pytest 9.2: https://github.com/pytest-dev/pytest-xdist/issues/1386
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = Path(nodeid.partition("::")[0]).stem
-        return LANE_OF.get(module, module)
+        return nodeid if module == PAGES else "heavy" if module in HEAVY else module
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesStayTogether:
@@ -45,8 +46,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesSt
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the lanes: none of them is left alone at the end."""
-    items.sort(key=lambda item: LANE_OF.get(item.path.stem, "others"))
+    """Begin with what takes longest: it is not left alone at the end."""
+    longest = (*HEAVY, PAGES)
+    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 
 def make_order(order_id: str = "1", **changes: object) -> Order:
@@ -113,7 +115,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     running = Server(tmp_path_factory.mktemp("server"))
     await running.start()
     yield running
-    await running.stop()
+    await running.kill()  # sooner than to stop it
 
 
 @dataclass
@@ -183,4 +185,4 @@ async def own_server(tmp_path: Path) -> AsyncIterator[Server]:
     running = Server(tmp_path / "server")
     await running.start()
     yield running
-    await running.stop()
+    await running.kill()

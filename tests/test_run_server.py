@@ -24,6 +24,7 @@ from temporalio.client import Client
 
 from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing.connection import NoConnection, connect
+from run_server import SETTINGS
 from run_workflow import run_order
 from shop.orders import SAMPLE_ORDER, Status
 
@@ -103,6 +104,17 @@ async def connect_when_healthy(address: str) -> Client:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.1)
+
+
+def test_the_server_knows_each_dynamic_setting() -> None:
+    names = [setting.split("=")[1] for setting in SETTINGS if setting.startswith("--dynamic-config-value=")]
+    program = (Path(sys.executable).parent / "temporal").read_bytes()
+
+    # It takes any name, and ignores what it does not know.
+    unknown = [name for name in names if name.encode() not in program]
+
+    assert names
+    assert unknown == []
 
 
 async def test_server_and_ui_answer_on_the_given_ports(tmp_path: Path) -> None:

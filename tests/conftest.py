@@ -26,6 +26,9 @@ NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 HEAVY = ("test_matrix", "test_crashes", "test_comparison")
 # Its pages take up to a minute each, and share nothing.
 PAGES = "test_documents"
+# These wait most of the time, while others use the cores.
+WAITING = ("test_run_workflow", "test_run_worker", "test_new_runs", "test_versions")
+LONGEST_FIRST = (*HEAVY, PAGES, *WAITING)
 
 
 class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
@@ -47,8 +50,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesSt
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest: it is not left alone at the end."""
-    longest = (*HEAVY, PAGES)
-    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+    place = {module: number for number, module in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def make_order(order_id: str = "1", **changes: object) -> Order:

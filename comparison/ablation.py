@@ -56,7 +56,8 @@ class Change:
 
 
 WAL, NORMAL = "--sqlite-pragma=journal_mode=WAL", "--sqlite-pragma=synchronous=NORMAL"
-POLLS, *ACKS = (setting for setting in SETTINGS if setting.startswith("--dynamic-config-value="))
+(POLLS,) = (setting for setting in SETTINGS if "MaxPollRPS" in setting)
+TRANSFER_ACKS, VISIBILITY_ACKS = (setting for setting in SETTINGS if "UpdateAckInterval" in setting)
 PUBLISH, RUNNER = "        if is_searchable:\n", "        interceptors=[OneOrderInterceptor()],\n"
 CHANGES = (
     Change("nothing (the noise)"),
@@ -64,8 +65,11 @@ CHANGES = (
     Change("server: synchronous=FULL", ((NORMAL, "--sqlite-pragma=synchronous=FULL"),)),
     Change("server: synchronous=OFF", ((NORMAL, "--sqlite-pragma=synchronous=OFF"),)),
     Change("server: default poll limit", ((POLLS, ""),)),
-    Change("server: default checkpoints", tuple((setting, "") for setting in ACKS)),
-    Change("server: none of these", tuple((setting, "") for setting in (WAL, NORMAL, POLLS, *ACKS))),
+    Change("server: default checkpoints", ((TRANSFER_ACKS, ""), (VISIBILITY_ACKS, ""))),
+    Change(
+        "server: none of these",
+        tuple((setting, "") for setting in (WAL, NORMAL, POLLS, TRANSFER_ACKS, VISIBILITY_ACKS)),
+    ),
     Change(
         "workflow: every step searchable", lines=(("workflows.py", PUBLISH, PUBLISH.replace("is_searchable", "True")),)
     ),

@@ -175,12 +175,13 @@ class Server(Program):
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.ui = f"http://127.0.0.1:{self.port + 1000}"
+        self.database = directory / "temporal.sqlite3"
         super().__init__(
             directory / "server",
             clean_environment(),
             "run_server.py",
             f"--port={self.port}",
-            f"--db={directory / 'temporal.sqlite3'}",
+            f"--db={self.database}",
         )
 
     async def start(self) -> None:

@@ -93,7 +93,7 @@ def stock_server(directory: Path, options: Sequence[str] = QUIET) -> Server:
     server = Server(directory)
     server.executable = shutil.which("temporal", path=str(Path(sys.executable).parent)) or "temporal"
     ports = (f"--port={server.port}", f"--ui-port={server.port + 1000}")
-    server.arguments = ("server", "start-dev", f"--db-filename={directory / 'temporal.sqlite3'}", *ports, *options)
+    server.arguments = ("server", "start-dev", f"--db-filename={server.database}", *ports, *options)
     return server
 
 

@@ -117,6 +117,26 @@ def test_the_server_knows_each_dynamic_setting() -> None:
     assert unknown == []
 
 
+async def test_the_queues_drop_what_they_have_finished_long_before_the_servers_own_half_minute(
+    own_server: Server,
+) -> None:
+    client = await own_server.client()
+    await client.start_workflow("OrderWorkflow", id="order-1", task_queue="nobody-listens")
+
+    with closing(sqlite3.connect(own_server.database)) as connection:
+        await wait_until(lambda: tasks_in(connection) == 0, "both queues are empty", 15)
+        (workflows,) = connection.execute("SELECT count(*) FROM executions").fetchone()
+
+    assert workflows >= 1
+
+
+def tasks_in(connection: sqlite3.Connection) -> int:
+    """Count the tasks in the queues from which a workflow's steps and its entries in searches are made."""
+    queues = "SELECT task_id FROM transfer_tasks UNION ALL SELECT task_id FROM visibility_tasks"
+    (number,) = connection.execute(f"SELECT count(*) FROM ({queues})").fetchone()
+    return int(number)
+
+
 async def test_server_and_ui_answer_on_the_given_ports(tmp_path: Path) -> None:
     port, ui_port = free_port(), free_port()
     program = run_server(tmp_path, f"--port={port}", f"--ui-port={ui_port}", f"--db={tmp_path / 'new' / 'state'}")
@@ -300,7 +320,7 @@ def test_the_default_file_is_beside_the_program_wherever_one_stands(tmp_path: Pa
 @pytest.mark.parametrize("bytes_written", MOMENTS)
 async def test_killed_in_its_first_start_it_works_in_the_second(tmp_path: Path, bytes_written: int) -> None:
     server = Server(tmp_path / "server")
-    database = server.output.parent / "temporal.sqlite3"
+    database = server.database
     await Program.start(server)
     while size_of_log(database) < bytes_written and server.is_running:
         await asyncio.sleep(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -24,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.05
+# Not port 0: a server first asks for a few ports of any number, and could be given the one that we have chosen for it.
+# Linux gives out those from 32768, macOS those from 49152.
+PORTS = range(20_000, 31_000)
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
@@ -40,12 +44,12 @@ def clean_environment(**settings: str) -> dict[str, str]:
 def free_port() -> int:
     """Return a port that is free on 127.0.0.1, as is the one 1000 above it, where the UI goes."""
     while True:
+        port = random.choice(PORTS)
         with socket.socket() as probe, socket.socket() as ui_probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
             try:
+                probe.bind(("127.0.0.1", port))
                 ui_probe.bind(("127.0.0.1", port + 1000))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
 

@@ -42,6 +42,7 @@ class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-
         return nodeid if module == PAGES else "heavy" if module in HEAVY else module
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesStayTogether:
     """Tell pytest-xdist which tests stay together."""
     return ModulesStayTogether(config, log)

@@ -88,6 +88,7 @@ def void_order(shop: Shop, order: Order, error: ShopError) -> str:
         error: if the order is ended and holds nothing.
         HalfDone: if that could not be brought about.
     """
+    # A conflict: what the id holds belongs to another order. A person decides.
     if not isinstance(error, OrderConflict):
         transaction_id = retry_or_alarm(shop.payments.void_charge, order)
         if transaction_id is not None:

@@ -30,13 +30,13 @@ from plumbing.watch import identity_of_worker, warn_of_other_shops, watch
 from shop.errors import StoreUnusable, TransientError
 from shop.options import add_shop_arguments, read_shop_options
 from shop.shop import Shop
-from workflows import ORDER_STATUS, OrderWorkflow
+from workflows import ATTEMPT_TIMEOUT, ORDER_STATUS, OrderWorkflow
 
 # Steps wait for the shop, not for the CPU. A call that hangs keeps its thread beyond its time-out, because nothing can
 # stop it in Python: there are threads to spare, so that other orders do not wait behind it.
 MAX_CONCURRENT_STEPS = 200
 # Longer than an attempt may take: a step that is under way when the worker is stopped comes to its end.
-DRAIN_TIME = timedelta(seconds=11)
+DRAIN_TIME = ATTEMPT_TIMEOUT + timedelta(seconds=1)
 # How long a workflow waits for the worker that has it cached, after that one was killed. The default is 10 s.
 STICKY_TIMEOUT = timedelta(seconds=2)
 

@@ -97,6 +97,7 @@ class OrderWorkflow:
             error: if the order is ended and holds nothing.
         """
         failure = failure_of(error)
+        # A conflict: what the id holds belongs to another order. A person decides.
         if failure.type != ORDER_CONFLICT:
             why = failure.reason
             transaction_id = await self._retry(OrderActivities.void_charge, order, UNTIL_DONE, f"void: {why}")

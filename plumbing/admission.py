@@ -81,7 +81,7 @@ class PlainFailureConverter(DefaultFailureConverter):
 
 
 class OneOrderInterceptor(Interceptor):
-    """Fails an order workflow that was started without an argument or with several; the SDK would retry it for ever."""
+    """Fails a workflow that was started without an argument or with several; the SDK would retry it for ever."""
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
         """Return the check."""
@@ -90,7 +90,7 @@ class OneOrderInterceptor(Interceptor):
 
 class _OneOrderCheck(WorkflowInboundInterceptor):
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        if workflow.info().workflow_type == "OrderWorkflow" and len(input.args) != 1:
+        if len(input.args) != 1:
             raise ApplicationError(
                 f"order: the workflow takes one argument, not {len(input.args)}", type=InvalidOrder.__name__
             )
@@ -111,7 +111,7 @@ class UnknownWorkflow:
         Raises:
             ApplicationError: of type `UnknownWorkflowType`.
         """
-        message = f"workflow type {workflow.info().workflow_type} is unknown; this queue serves OrderWorkflow"
+        message = f"workflow type {workflow.info().workflow_type} is unknown to the workers of this queue"
         if workflow.unsafe.is_replaying():
             raise RuntimeError(message)
         raise ApplicationError(message, type="UnknownWorkflowType")

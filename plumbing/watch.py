@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from contextlib import suppress
 from datetime import timedelta
 
@@ -20,6 +21,8 @@ from plumbing.connection import RPC_TIMEOUT, TASK_QUEUE
 # A server that takes connections and answers nothing is noticed, and said, within 10 s.
 PING_SECONDS = 3.0
 PING_TIMEOUT = timedelta(seconds=5)
+# A worker asks for work at least every minute. The server lists it for about five after the last time.
+LISTENING_SECONDS = 70.0
 
 # The server is away, too busy, or was cut off in mid-sentence ("transport error" comes as UNKNOWN): worth another try.
 # Every other error is an answer.
@@ -70,7 +73,7 @@ async def warn_of_other_shops(client: Client) -> None:
     """Say so if another worker on the queue serves another shop: one would charge, the other take the stock."""
     mine = _shop_of(client.identity)
     with suppress(RPCError):  # It is only a hint.
-        for identity in await _pollers(client):
+        for identity in await pollers(client):
             if _shop_of(identity) != mine:
                 logger.warning(
                     "worker %s serves another shop on the same task queue: an order would be charged in one and take"
@@ -89,16 +92,17 @@ def _shop_of(identity: str) -> str:
 async def warn_if_nobody_listens(client: Client) -> None:
     """Say so if no worker serves the task queue: the orders would wait for one in silence."""
     with suppress(RPCError):  # It is only a hint.
-        if not await _pollers(client):
+        if not await pollers(client):
             logger.warning("no worker listens on task queue %s; start one: python run_worker.py", TASK_QUEUE)
 
 
-async def _pollers(client: Client) -> list[str]:
-    """Return the workers that poll for steps. One that was killed is listed for about a minute more."""
+async def pollers(client: Client) -> list[str]:
+    """Return the workers that asked for workflows a short while ago: one that was killed counts for a minute more."""
     request = DescribeTaskQueueRequest(
         namespace=client.namespace,
         task_queue=TaskQueue(name=TASK_QUEUE),
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
     answer = await client.workflow_service.describe_task_queue(request, timeout=RPC_TIMEOUT)
-    return [poller.identity for poller in answer.pollers]
+    oldest = time.time() - LISTENING_SECONDS
+    return [poller.identity for poller in answer.pollers if poller.last_access_time.seconds > oldest]

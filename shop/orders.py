@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
@@ -60,8 +60,22 @@ class Order:
 
     @cached_property
     def digest(self) -> str:
-        """Return a fingerprint of the content: equal for equal orders, in any process."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return a fingerprint of the content: equal for equal orders, in any process and any release.
+
+        Never add a field. An order under way was recorded without it, and an older worker does not know it: each would
+        take the other's order for another one, and leave it charged.
+        """
+        content = {
+            "order_id": self.order_id,
+            "customer_id": self.customer_id,
+            "currency": self.currency,
+            "payment_token": self.payment_token,
+            "items": [
+                {"sku": item.sku, "quantity": item.quantity, "unit_price_cents": item.unit_price_cents}
+                for item in self.items
+            ],
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -24,8 +24,10 @@ from conftest import Stage, make_order, make_stage, write_orders
 from test_cancellation import end_of, serve, start
 from wire import Wire
 
-from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
+from comparison.processes import POLL_SECONDS, ROOT, Program, Server, clean_environment, free_port, wait_until
+from plumbing import watch
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute
+from plumbing.watch import pollers, warn_if_nobody_listens
 from run_workflow import main, run_order
 from shop.faults import parse_faults
 from shop.orders import Order, Status
@@ -259,6 +261,25 @@ async def connecting_to_silence(directory: Path, program: str) -> AsyncIterator[
         with connection:
             yield connecting
         await connecting.stop()
+
+
+async def test_a_worker_that_was_killed_is_forgotten_long_before_the_server_forgets_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await stage.start_worker()
+    while not await pollers(stage.client):
+        await asyncio.sleep(POLL_SECONDS)
+    await worker.kill()
+    await warn_if_nobody_listens(stage.client)
+    warned_at_once = "no worker listens" in caplog.text
+    monkeypatch.setattr(watch, "LISTENING_SECONDS", 0.5)
+
+    while await pollers(stage.client):
+        await asyncio.sleep(POLL_SECONDS)
+    await warn_if_nobody_listens(stage.client)
+
+    assert not warned_at_once
+    assert "no worker listens" in caplog.text
 
 
 async def test_an_order_without_a_worker_waits_and_the_starter_says_so_within_five_seconds(stage: Stage) -> None:

@@ -14,7 +14,13 @@ from test_cancellation import serve
 
 from comparison.audit import audit
 from comparison.processes import Program, clean_environment
-from order_processor import MAXIMUM_ATTEMPTS, process_order
+from order_processor import (
+    ATTEMPT_TIMEOUT_SECONDS,
+    BACKOFF_COEFFICIENT,
+    INITIAL_INTERVAL_SECONDS,
+    MAXIMUM_ATTEMPTS,
+    process_order,
+)
 from plumbing.connection import register_search_attribute
 from run_workflow import run_order
 from shop.catalogue import read_customers, read_products
@@ -25,7 +31,7 @@ from shop.orders import Item, Order, Outcome, Status
 from shop.parsing import read_orders
 from shop.shop import Shop
 from shop.streams import Results
-from workflows import ORDER_STATUS
+from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS
 
 Run = Callable[..., Awaitable[tuple[int, dict[str, str], Ledger]]]
 """Process orders at once under a fault plan; return exit status, printed status of each order, and the ledger."""
@@ -49,6 +55,13 @@ def run(request: pytest.FixtureRequest, stage: Stage) -> Run:
         return results.exit_status(request.param), printed, stage.ledger()
 
     return run
+
+
+def test_both_versions_wait_as_long_for_an_answer_and_try_as_often_before_they_give_up() -> None:
+    assert ATTEMPT_TIMEOUT.total_seconds() == ATTEMPT_TIMEOUT_SECONDS
+    assert FEW_ATTEMPTS.maximum_attempts == MAXIMUM_ATTEMPTS
+    assert FEW_ATTEMPTS.initial_interval.total_seconds() == INITIAL_INTERVAL_SECONDS
+    assert FEW_ATTEMPTS.backoff_coefficient == BACKOFF_COEFFICIENT
 
 
 def tried(ledger: Ledger, step: str) -> list[str]:

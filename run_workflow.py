@@ -100,7 +100,7 @@ async def wait_for_outcome(client: Client, handle: Handle, order: Order) -> Outc
     if await is_replaced(client, handle):
         return None
     advice = f"start it again to take it to its end, or undo it: python -m shop settle {order.order_id}"
-    return Outcome(order.order_id, Status.UNKNOWN, f"{cause}; {advice}")
+    return Outcome(order.order_id, Status.UNKNOWN, f"{type(cause).__name__}: {cause}; {advice}")
 
 
 async def run_orders(orders: list[Order], concurrency: int, *, wait: bool) -> int:

@@ -54,13 +54,15 @@ class OrderTable:
 
     database: Database
 
-    def accept(self, order: Order) -> None:
-        """Store an order; an id that is stored already is left as it is."""
+    def accept(self, order: Order) -> bool:
+        """Store an order, unless its id is stored already. Tell whether what is stored is this order."""
         with self.database.transaction() as connection:
             connection.execute(
                 "INSERT INTO orders (order_id, document) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 (order.order_id, json.dumps(asdict(order))),
             )
+            row = connection.execute("SELECT document FROM orders WHERE order_id = ?", (order.order_id,)).fetchone()
+        return parse_order(json.loads(row["document"])) == order
 
     def claim(self) -> tuple[Order, int] | None:
         """Lease the open order that was run the fewest times; return it and the number of this run."""
@@ -109,6 +111,18 @@ class OrderTable:
         )
 
 
+def accept_all(orders: list[Order], table: OrderTable) -> int:
+    """Store orders, and return the exit status: 1 if another order has the id of one of them."""
+    status = 0
+    for order in orders:
+        if table.accept(order):
+            print(f"{order.order_id}\taccepted", flush=True)
+        else:
+            print(f"{order.order_id}\tunknown\tan order with the same id and other content was accepted", flush=True)
+            status = 1
+    return status
+
+
 def work(shop: Shop, table: OrderTable) -> int:
     """Process open orders until none is left, and return the exit status."""
     results = Results()
@@ -151,13 +165,10 @@ def main() -> int:
         table = OrderTable(open_database(options.location, "orders", SCHEMA))
         if arguments.command == "work":
             return work(options.open(), table)
-        for order in load_orders(arguments.orders):
-            table.accept(order)
-            print(f"{order.order_id}\taccepted", flush=True)
+        return accept_all(load_orders(arguments.orders), table)
     except (OSError, ValueError, StoreUnusable, ServiceUnavailable) as error:
         print(f"durable_loop: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -27,22 +28,36 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     # https://github.com/python/cpython/issues/127049
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
-        is_as_expected = asyncio.run(work(directory))
-    except KeyboardInterrupt:
-        shutil.rmtree(directory, ignore_errors=True)
-        print("interrupted; all processes are stopped", file=sys.stderr)
-        return INTERRUPTED
+        is_as_expected = asyncio.run(_until_interrupted(work(directory)))
     except (NotInTime, NoConnection) as error:  # A machine too busy for our patience.
         print(f"{error}; the folder of this run is {directory}", file=sys.stderr)
         return 1
     except BaseException:
         print(f"the folder of this run is {directory}", file=sys.stderr)
         raise
+    if is_as_expected is None:
+        shutil.rmtree(directory, ignore_errors=True)
+        print("interrupted; all processes are stopped", file=sys.stderr)
+        return INTERRUPTED
     if is_as_expected:
         shutil.rmtree(directory, ignore_errors=True)
         return 0
     print(f"not as expected; the folder of this run is {directory}", file=sys.stderr)
     return 1
+
+
+async def _until_interrupted(work: Coroutine[None, None, bool]) -> bool | None:
+    """Return what the work returns; None if SIGINT or SIGTERM ended it. No second signal disturbs its cleaning up."""
+    interrupted = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
+    working = asyncio.create_task(work)
+    await asyncio.wait([working, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.wait([working])
+    return None
 
 
 def new_file(text: str) -> Path:

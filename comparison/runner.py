@@ -76,8 +76,8 @@ class Row:
 async def running_server(directory: Path) -> AsyncIterator[Server]:
     """Run a server of our own on free ports."""
     server = Server(directory)
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         await server.stop()

@@ -51,14 +51,14 @@ async def connect(
         problem = str(error).partition("\n")[0]
         raise NoConnection(f"correct the Temporal settings (TEMPORAL_* or the profile file): {problem}") from error
     address = settings.setdefault("target_host", DEFAULT_ADDRESS)
+    if "/" in address or not address.rpartition(":")[2].isdecimal():
+        raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
     converter = replace(
         DataConverter.default,
         payload_converter_class=OrderPayloadConverter,
         failure_converter_class=PlainFailureConverter,
     )
     try:
-        if "/" in address or not address.rpartition(":")[2].isdecimal():
-            raise ValueError("the address must read HOST:PORT")
         connecting = Client.connect(
             **settings,
             data_converter=converter,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,11 @@ def test_a_soak_of_one_order_without_a_kill_ends() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+# A terminal interrupts the whole group, `timeout` terminates the one process. And somebody may be in a hurry.
+@pytest.mark.parametrize(("send", "signal_number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(
+    send: Callable[[int, int], None], signal_number: int, tmp_path: Path
+) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "comparison"],
         cwd=ROOT,
@@ -179,8 +184,9 @@ def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(tmp_
         assert running.poll() is None
         time.sleep(0.05)
 
-    # As a terminal does: to the whole group.
-    os.killpg(running.pid, signal.SIGINT)
+    send(running.pid, signal_number)
+    time.sleep(0.2)
+    send(running.pid, signal_number)
     output, errors = running.communicate(timeout=60)
 
     assert (running.returncode, output, len(errors.splitlines())) == (130, "", 1), errors

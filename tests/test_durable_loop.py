@@ -61,6 +61,19 @@ def test_an_order_that_is_accepted_twice_is_processed_once(tmp_path: Path) -> No
     assert worked == [1, 0]
 
 
+def test_an_id_that_was_accepted_with_other_content_is_refused_and_the_first_order_is_processed(tmp_path: Path) -> None:
+    first, other = make_order("1"), make_order("1", customer_id="grace")
+    path = write_orders(tmp_path / "orders.jsonl", first)
+
+    run(tmp_path, "accept", str(path))
+    refused = run(tmp_path, "accept", str(write_orders(path, other, make_order("2"))))
+    worked, _ = run(tmp_path, "work")
+
+    assert refused == (1, "1\tunknown\tan order with the same id and other content was accepted\n2\taccepted\n")
+    assert worked == 0
+    assert {mail.order_id: mail.customer_id for mail in read_ledger(tmp_path).confirmations} == {"1": "ada", "2": "ada"}
+
+
 @pytest.mark.timeout(200)
 def test_three_processes_under_random_crashes_end_every_order_as_the_audit_wants_it(tmp_path: Path) -> None:
     orders = [make_order(str(number)) for number in range(60)]

@@ -204,21 +204,17 @@ async def test_a_bad_file_ends_the_program_with_2_and_one_sentence(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1:{free}",
-        "127.0.0.1",
-        "127.0.0.1:7233/",
-        "http://127.0.0.1:7233",
-        "127.0.0.1:x",
-        ":",
-        "no address",
-    ],
+    "address", ["127.0.0.1", "127.0.0.1:7233/", "http://127.0.0.1:7233", "127.0.0.1:x", ":", "no address"]
 )
+async def test_an_address_that_cannot_be_is_named_with_its_form(address: str) -> None:
+    with pytest.raises(NoConnection, match=f"^correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}$"):
+        await connect(clean_environment(TEMPORAL_ADDRESS=address))
+
+
 async def test_a_server_that_was_never_there_is_reported_within_five_seconds(
-    address: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    address = address.format(free=free_port())
+    address = f"127.0.0.1:{free_port()}"
     started = time.monotonic()
 
     with pytest.raises(NoConnection) as refusal:
@@ -456,11 +452,11 @@ async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_a
 async def test_a_terminated_order_is_unknown_and_the_line_says_what_to_do(stage: Stage) -> None:
     starter = await start_and_wait_until_started(stage, make_order())
 
-    await stage.client.get_workflow_handle("order-1").terminate("by the test")
+    await stage.client.get_workflow_handle("order-1").terminate(reason="by the test")
     status = await starter.wait(10)
 
     assert (status, starter.lines()[0].split("\t")[:2]) == (1, ["1", "unknown"])
-    assert "start it again to take it to its end" in starter.lines()[0]
+    assert "\tTerminatedError: by the test; start it again to take it to its end" in starter.lines()[0]
     assert "python -m shop settle 1" in starter.lines()[0]
     assert "Traceback" not in starter.errors.read_text()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from comparison.processes import NotInTime
+from comparison.processes import NotInTime, kill_all
 from plumbing.connection import NoConnection
 
 INTERRUPTED = 130  # as shells say it of SIGINT
@@ -53,11 +53,10 @@ async def _until_interrupted(work: Coroutine[None, None, bool]) -> bool | None:
         asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
     working = asyncio.create_task(work)
     await asyncio.wait([working, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        return working.result()
-    working.cancel()
+    is_interrupted = working.cancel()  # False if it is done
     await asyncio.wait([working])
-    return None
+    await kill_all()
+    return None if is_interrupted else working.result()
 
 
 def new_file(text: str) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -85,6 +86,7 @@ class Program:
 
     executable = sys.executable
     tree = ROOT
+    started: ClassVar[set[Program]] = set()  # and not seen to have ended
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
         """Describe the process; `start` starts it."""
@@ -109,6 +111,7 @@ class Program:
                 cwd=self.tree,
                 env=self.environment,
             )
+        self.started.add(self)
 
     @property
     def pid(self) -> int:
@@ -132,6 +135,7 @@ class Program:
             status = await asyncio.wait_for(self.process.wait(), timeout_seconds)
         except asyncio.TimeoutError as error:
             raise NotInTime(f"waited {timeout_seconds:.0f} s in vain: {self.arguments[0]} ends") from error
+        self.started.discard(self)
         if self.log[-1].status is None:
             how = "killed" if status == -signal.SIGKILL else "ends"
             self.log.append(LogEntry(time.time(), f"{self.arguments[0]} {how}", status))
@@ -169,6 +173,11 @@ class Program:
     def lines(self) -> list[str]:
         """Return what it wrote to standard output so far, over all its starts."""
         return self.output.read_text().splitlines()
+
+
+async def kill_all() -> None:
+    """Kill all programs that this process has started and that still run."""
+    await asyncio.gather(*(program.kill() for program in Program.started))
 
 
 class Server(Program):

@@ -66,7 +66,7 @@ def process_order(shop: Shop, order: Order) -> Outcome:
             transaction_id = retry(shop.payments.process_payment, order)
             retry(shop.inventory.update_inventory, order)
         except ShopError as error:
-            transaction_id = void_order(shop, order, error)
+            transaction_id = void_unless_sold(shop, order, error)
         # The point of no return: a confirmation that fails never undoes an order.
         return confirm_order(shop, order, transaction_id)
     except ShopError as error:
@@ -76,7 +76,7 @@ def process_order(shop: Shop, order: Order) -> Outcome:
         return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; see the log")
 
 
-def void_order(shop: Shop, order: Order, error: ShopError) -> str:
+def void_unless_sold(shop: Shop, order: Order, error: ShopError) -> str:
     """End an order, unless its stock is taken. The shop decides that, not what this run happens to know.
 
     A call that timed out may still take effect, and another run of the order may have gone further than this one.

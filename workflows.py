@@ -74,7 +74,7 @@ class OrderWorkflow:
                 )
                 await self._retry(OrderActivities.update_inventory, order, UNTIL_DONE, f"take {order.units}")
             except (ActivityError, asyncio.CancelledError) as error:
-                transaction_id = await shielded(self._void_order(order, error))
+                transaction_id = await shielded(self._void_unless_sold(order, error))
             # The point of no return: a cancellation comes too late, a confirmation that fails never undoes an order.
             return await shielded(self._confirm_order(order, transaction_id))
         except (ActivityError, asyncio.CancelledError) as error:
@@ -85,7 +85,7 @@ class OrderWorkflow:
         """Return the step the order is in, or how it ended."""
         return self._status
 
-    async def _void_order(self, order: Order, error: BaseException) -> str:
+    async def _void_unless_sold(self, order: Order, error: BaseException) -> str:
         """End an order, unless its stock is taken. The shop decides that, not what this run happens to know.
 
         A call that timed out may still take effect, and another run of the order may have gone further than this one.
@@ -169,9 +169,10 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(Status.FAILED, None, "TimeoutError: no answer in time; the last attempt may have taken effect")
     if not isinstance(cause, ApplicationError):
         return Failure(Status.FAILED, None, f"{type(cause).__name__}: {cause}")
-    status = Status.REJECTED if cause.category is ApplicationErrorCategory.BENIGN else Status.FAILED
     if cause.type == ORDER_CONFLICT:
         status = Status.UNKNOWN
+    else:
+        status = Status.REJECTED if cause.category is ApplicationErrorCategory.BENIGN else Status.FAILED
     return Failure(status, cause.type, f"{cause.type}: {cause.message}")
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from order_processor import confirm_order, not_completed, process_order, void_order
+from order_processor import confirm_order, not_completed, process_order, void_unless_sold
 from shop.errors import ServiceUnavailable, ShopError, StoreUnusable
 from shop.options import add_shop_arguments, read_shop_options
 from shop.orders import Order, Outcome, Status
@@ -145,7 +145,7 @@ def give_up(shop: Shop, order: Order) -> Outcome:
     """End an order that kills its process, or take it to its end if its stock was taken."""
     error = ServiceUnavailable(f"it was run {MAXIMUM_RUNS} times in vain")
     try:
-        return confirm_order(shop, order, void_order(shop, order, error))
+        return confirm_order(shop, order, void_unless_sold(shop, order, error))
     except ShopError as ended:
         return not_completed(order, ended)
 

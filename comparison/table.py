@@ -30,6 +30,7 @@ STILL_TRYING: dict[str, str] = {
     "send_confirmation": "ok: still trying (for a day)",
     WAITS: "waits: still trying, until it is cancelled",
 }
+COLOURS = {"ok": "green", "the same": "green", "waits": "yellow", "LOST": "red", "WRONG": "red"}
 SAME = "the same"
 GONE = "LOST: there is nothing to run again"
 
@@ -45,7 +46,7 @@ def make_table(rows: Sequence[Row]) -> Table:
             table.add_row(Text(group.value, "bold"))
         for row in members:
             note = "" if row.is_as_expected else " (NOT AS EXPECTED)"
-            cells = [Text(words, "red" if "LOST" in words else "green") for words in _words(row)]
+            cells = [Text(words, COLOURS[words.partition(":")[0]]) for words in _words(row)]
             table.add_row(f"  {row.scenario.title}{note}", *cells)
     return table
 

@@ -10,5 +10,5 @@ for _package in ("temporalio", "rich"):
     if importlib.util.find_spec(_package) is None:
         sys.exit(
             f"the package {_package} is missing here; install it once (make .venv), and in every terminal"
-            " activate the environment: . .venv/bin/activate"
+            " activate the environment: . .venv/bin/activate (if the folder was moved, remove .venv first)"
         )

@@ -28,7 +28,7 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     # https://github.com/python/cpython/issues/127049
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
-        is_as_expected = asyncio.run(_until_interrupted(work(directory)))
+        is_as_expected = asyncio.run(_until_interrupted(work, directory))
     except (NotInTime, NoConnection) as error:  # A machine too busy for our patience.
         print(f"{error}; the folder of this run is {directory}", file=sys.stderr)
         return 1
@@ -46,16 +46,16 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     return 1
 
 
-async def _until_interrupted(work: Coroutine[None, None, bool]) -> bool | None:
+async def _until_interrupted(work: Callable[[Path], Coroutine[None, None, bool]], directory: Path) -> bool | None:
     """Return what the work returns; None if SIGINT or SIGTERM ended it. No second signal disturbs its cleaning up."""
     interrupted = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
-    working = asyncio.create_task(work)
+    working = asyncio.create_task(work(directory))
     await asyncio.wait([working, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
     is_interrupted = working.cancel()  # False if it is done
     await asyncio.wait([working])
-    await kill_all()
+    await kill_all(directory)
     return None if is_interrupted else working.result()
 
 

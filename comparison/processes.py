@@ -175,9 +175,9 @@ class Program:
         return self.output.read_text().splitlines()
 
 
-async def kill_all() -> None:
-    """Kill all programs that this process has started and that still run."""
-    await asyncio.gather(*(program.kill() for program in Program.started))
+async def kill_all(directory: Path) -> None:
+    """Kill all programs that were started with a log somewhere in `directory` and that still run."""
+    await asyncio.gather(*(program.kill() for program in Program.started if directory in program.output.parents))
 
 
 class Server(Program):

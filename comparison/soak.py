@@ -255,7 +255,7 @@ def _report(soak: Soak, circles: list[Violation], version: str) -> bool:
     print(f"orders: {_listed(endings)}")
     print(f"printed: {_listed(Counter(outcome.status.value for outcome in soak.printed))}")
     print(f"violations: {len(violations)} in {number} orders", end="")
-    print("" if violations else f"; with 95 % confidence fewer than {3 / number:.2%} of orders (3/n)")
+    print("" if violations else f"; with 95 % confidence fewer than {300 / number:.2g}% of orders (3/n)")
     for violation in violations[:20]:
         print(f"  {violation.rule} order {violation.order_id}: {violation.sentence}")
     if violations:

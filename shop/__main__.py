@@ -50,13 +50,16 @@ def show_ledger(arguments: argparse.Namespace) -> None:
 def settle(arguments: argparse.Namespace) -> None:
     """Undo an order for good, after asking."""
     shop, order_id = open_shop(arguments), arguments.order_id
-    held = [*held_by(order_id, read_ledger(shop.location))]
-    print(f"order {order_id}: {', '.join(held) or 'holds nothing'}; to be voided for good", file=sys.stderr)
+    ledger = read_ledger(shop.location)
+    if order_id in {mail.order_id for mail in ledger.confirmations}:
+        raise Refused(f"order {order_id} is complete; nothing is owed")
+    held = ", ".join(held_by(order_id, ledger)) or "holds nothing"
+    print(f"order {order_id}: {held}; to be voided for good", file=sys.stderr)
     print("only for an order that nobody works on: no script, no open workflow", file=sys.stderr)
     confirm("Settle it? [y/N] ", is_confirmed=arguments.yes)
     try:
         shop.settle(order_id)
-    except AlreadyConfirmed as error:
+    except AlreadyConfirmed as error:  # in the meantime
         raise Refused(str(error)) from error
     print(f"order {order_id}: holds no charge and no stock, and never will")
 

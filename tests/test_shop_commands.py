@@ -347,8 +347,21 @@ def test_settle_refuses_an_order_that_was_confirmed(data: Location, last: Callab
     completed = run_shop("settle", "1", "--yes", "--data", data)
 
     assert (completed.returncode, completed.stdout) == (1, "")
-    assert "order 1 is complete" in completed.stderr
+    assert completed.stderr == "shop: order 1 is complete; nothing is owed\n"
     assert effects_in(read_ledger(data)) == effects_in(before)
+
+
+def test_settle_refuses_an_order_that_is_confirmed_while_it_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    do(folder, make_order(), charge, sell)
+    seen = read_ledger(folder)
+    do(folder, make_order(), confirm)
+    monkeypatch.setattr("shop.__main__.read_ledger", lambda location: seen)
+
+    completed = run_here("shop", "settle", "1", "--yes", "--data", folder)
+
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert completed.stderr.endswith("shop: order 1 is complete; nothing is owed\n")
+    assert [charged.refunded for charged in read_ledger(folder).charges] == [False]
 
 
 def test_settle_without_yes_and_without_a_terminal_changes_nothing(data: Location) -> None:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shop.batch import run_batch
 from shop.errors import (
     OrderConflict,
     OrderVoided,
@@ -29,11 +28,12 @@ from shop.errors import (
     StoreUnusable,
     TransientError,
 )
-from shop.options import add_shop_arguments, read_shop_options
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.shop import Shop
-from shop.streams import run_program
+from shop.terminal.batch import run_batch
+from shop.terminal.options import add_shop_arguments, read_shop_options
+from shop.terminal.streams import run_program
 
 MAXIMUM_ATTEMPTS = 3
 INITIAL_INTERVAL_SECONDS = 1.0

@@ -28,8 +28,8 @@ from plumbing.process import log_to_stderr, run_and_exit, run_loop
 from plumbing.runtime import MetricsNotServed, ip_and_port, make_runtime
 from plumbing.watch import identity_of_worker, warn_of_other_shops, watch
 from shop.errors import StoreUnusable, TransientError
-from shop.options import add_shop_arguments, read_shop_options
 from shop.shop import Shop
+from shop.terminal.options import add_shop_arguments, read_shop_options
 from workflows import ATTEMPT_TIMEOUT, ORDER_STATUS, OrderWorkflow
 
 # Steps wait for the shop, not for the CPU. A call that hangs keeps its thread beyond its time-out, because nothing can

@@ -1,4 +1,4 @@
-"""Run the comparison: `python -m comparison [NAME ...]`, or `keys`, `audit`, `soak`, `bench`, `ablation`, `picture`."""
+"""Run the comparison: `python -m comparison [NAME ...]`, or `keys`, `audit`, `bench`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import plumbing  # noqa: F401  # first: says so if a package is missing
 import argparse
 import sys
 
-from comparison import ablation, audit_command, bench, compare, keys, picture, soak
+from comparison import compare, keys
+from comparison.cost import bench
+from comparison.judge import command as audit_command
 from plumbing.process import run_and_exit
 
 # Each has `add_arguments(parser)` and `run(arguments)`, which returns the exit status. The first goes without saying.
@@ -17,10 +19,7 @@ COMMANDS = {
     "compare": (compare, "run the same faults and kills through both versions (the default)"),
     "keys": (keys, "show what a repeat does without idempotency keys"),
     "audit": (audit_command, "judge all orders of a shop"),
-    "soak": (soak, "process orders under random faults and kills, then audit"),
     "bench": (bench, "measure both versions side by side"),
-    "ablation": (ablation, "measure what each setting of server, worker and workflow brings"),
-    "picture": (picture, "take the README's picture of the Temporal UI"),
 }
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from comparison.folders import in_own_folder, make_progress, new_file
-from comparison.runner import Row, run_scenarios, running_server
 from comparison.scenarios import SCENARIOS, Scenario
+from comparison.stage.folders import in_own_folder, make_progress, new_file
+from comparison.stage.runner import Row, run_scenarios, running_server
 from comparison.table import make_json, make_markdown, make_table, summary
 from comparison.timeline import draw_timeline, print_timeline
 

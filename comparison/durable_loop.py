@@ -23,12 +23,12 @@ from dataclasses import asdict, dataclass
 
 from order_processor import confirm_order, not_completed, process_order, void_unless_sold
 from shop.errors import ServiceUnavailable, ShopError, StoreUnusable
-from shop.options import add_shop_arguments, read_shop_options
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders, parse_order
 from shop.shop import Shop
-from shop.storage import Connection, Database, open_database
-from shop.streams import Results, run_program
+from shop.stores.storage import Connection, Database, open_database
+from shop.terminal.options import add_shop_arguments, read_shop_options
+from shop.terminal.streams import Results, run_program
 
 # How long an order waits after its process died. A process that stalls for longer loses the order to another one, and
 # both work on it: the shop's keys and tombstones make that harmless.

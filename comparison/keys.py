@@ -6,9 +6,9 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from comparison.folders import in_own_folder
-from comparison.runner import Cell, run_scenarios, running_server
 from comparison.scenarios import SCENARIOS
+from comparison.stage.folders import in_own_folder
+from comparison.stage.runner import Cell, run_scenarios, running_server
 
 NAMES = ("killed-after-charge", "reply-lost")
 LESSON = """\

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from comparison.audit import Ending
+from comparison.judge.audit import Ending
 from order_processor import ATTEMPT_TIMEOUT_SECONDS, MAXIMUM_ATTEMPTS
 from shop.faults import Step
 from shop.orders import SAMPLE_ORDER, Item, Order

@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from comparison.audit import Ending
-from comparison.runner import Cell, Row
+from comparison.judge.audit import Ending
 from comparison.scenarios import Group
+from comparison.stage.runner import Cell, Row
 
 HEADINGS = ("what happens", "script", "script, run again once", "Temporal")
 # Marked `ok`: the order is as the customer wants it, or holds nothing. The others wait for a person to find them.

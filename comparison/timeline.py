@@ -8,8 +8,8 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from comparison.processes import LogEntry
-from comparison.runner import Cell, Row
+from comparison.stage.processes import LogEntry
+from comparison.stage.runner import Cell, Row
 
 WIDTH, LINE_HEIGHT, TOP, COLUMN = 830, 24, 76, {"script": 90, "Temporal": 470}
 # Legible on a light and on a dark page; a viewer that knows no media query gets the light one.

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from shop.orders import Order, Outcome, Status
-from shop.streams import Results
+from shop.terminal.streams import Results
 
 # After an interrupt, for the lines of the orders that have not ended; the reader may have stalled.
 LAST_WORDS_SECONDS = 2.0

@@ -14,7 +14,7 @@ from typing import NoReturn
 from temporalio.exceptions import ApplicationError
 
 from shop.errors import ShopError
-from shop.streams import run_program
+from shop.terminal.streams import run_program
 
 
 def log_to_stderr() -> None:

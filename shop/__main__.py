@@ -11,14 +11,14 @@ from pathlib import Path
 
 from shop.catalogue import read_customers, read_products
 from shop.errors import ShopError, StoreUnusable
-from shop.inventory import ShopInUse
 from shop.ledger import NoShop, read_ledger
-from shop.notifications import AlreadyConfirmed
-from shop.options import add_shop_arguments, read_shop_options, shop_location
-from shop.report import describe, held_by
+from shop.services.inventory import ShopInUse
+from shop.services.notifications import AlreadyConfirmed
 from shop.shop import Shop
-from shop.storage import is_there
-from shop.streams import run_program
+from shop.stores.storage import is_there
+from shop.terminal.options import add_shop_arguments, read_shop_options, shop_location
+from shop.terminal.report import describe, held_by
+from shop.terminal.streams import run_program
 
 
 class Refused(Exception):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from shop.errors import ServiceUnavailable, StoreUnusable
-from shop.location import Location
-from shop.storage import Connection, Row, describe_database, read_only
+from shop.stores.location import Location
+from shop.stores.storage import Connection, Row, describe_database, read_only
 
 # Kept to judge by, and left out of the printed ledger.
 UNPRINTED = ("digest", "key")

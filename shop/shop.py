@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from shop import attempts, inventory, keys, notifications, payments, stock
-from shop.attempts import Attempts
 from shop.catalogue import CUSTOMERS, PRODUCTS
 from shop.faults import FaultPlan
-from shop.inventory import Inventory
-from shop.keys import IdempotencyKeys
-from shop.location import Location, name_of
-from shop.notifications import Notifications
-from shop.payments import Payments
-from shop.storage import Database, open_database
+from shop.services import attempts, inventory, keys, notifications, payments, stock
+from shop.services.attempts import Attempts
+from shop.services.inventory import Inventory
+from shop.services.keys import IdempotencyKeys
+from shop.services.notifications import Notifications
+from shop.services.payments import Payments
+from shop.stores.location import Location, name_of
+from shop.stores.storage import Database, open_database
 
 
 class Shop:

@@ -14,11 +14,11 @@ from postgres_server import FOLDERS, PostgresServer
 from temporalio.client import Client
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
-from comparison.processes import Program, Server, Worker
+from comparison.stage.processes import Program, Server, Worker
 from shop.ledger import Ledger, read_ledger
-from shop.location import Location, PostgresUrl
 from shop.orders import SAMPLE_ORDER, Order
 from shop.shop import Shop
+from shop.stores.location import Location, PostgresUrl
 
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from comparison.processes import POLL_SECONDS, READY_TIMEOUT_SECONDS, free_port
-from shop.location import PostgresUrl
+from comparison.stage.processes import POLL_SECONDS, READY_TIMEOUT_SECONDS, free_port
+from shop.stores.location import PostgresUrl
 
 PASSWORD = "walnut/plum@turnip"  # with what a URL takes for something else
 # From Debian's package, which puts none of them on the path.

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from conftest import make_order, write_orders
+from proofs import planted
+from proofs.planted import Plant, clean_world, missed_violations, plants
 from temporalio.client import WorkflowExecutionStatus
 
-from comparison import planted
-from comparison.audit import CLOSINGS, Ending, Violation, accounts_of, audit, judge_files
-from comparison.audit_command import add_arguments, run
-from comparison.planted import Plant, clean_world, missed_violations, plants
-from comparison.processes import ROOT, clean_environment
+from comparison.judge.audit import CLOSINGS, Ending, Violation, accounts_of, audit, judge_files
+from comparison.judge.command import add_arguments, run
+from comparison.stage.processes import ROOT, clean_environment
 from shop.errors import ShopError
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
@@ -561,7 +561,7 @@ def test_the_command_judges_no_shop_with_a_file_that_reads_well_but_is_not_intac
 def test_the_command_says_that_a_shop_is_locked(
     data: Path, orders: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("shop.storage.BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("shop.stores.storage.BUSY_TIMEOUT_SECONDS", 0.1)
     with closing(sqlite3.connect(data / "payments.sqlite3", isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")

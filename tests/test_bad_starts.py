@@ -17,7 +17,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, Wor
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-from comparison.processes import Server
+from comparison.stage.processes import Server
 from plumbing.connection import TASK_QUEUE
 from run_workflow import run_order
 from shop.orders import Status

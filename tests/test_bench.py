@@ -11,15 +11,25 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from proofs.ablation import CHANGES, Change
 from rich.progress import Progress
 
-from comparison import bench
-from comparison.ablation import CHANGES, Change
-from comparison.figures import SHOWN, Figures, Goal, draw, make_json, make_text, spread
-from comparison.folders import make_progress
-from comparison.measure import FileRun, NotCompleted, Round, Usage, parse_ps, quantile, seconds_of, usage_of
-from comparison.processes import ROOT, Program
-from comparison.subjects import AGAIN, FLOOR, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW, Subject, make_script
+from comparison.cost import bench
+from comparison.cost.figures import SHOWN, Figures, Goal, draw, make_json, make_text, spread
+from comparison.cost.measure import FileRun, NotCompleted, Round, Usage, parse_ps, quantile, seconds_of, usage_of
+from comparison.cost.subjects import (
+    AGAIN,
+    FLOOR,
+    SCRIPT,
+    SLOW_SCRIPT,
+    SLOW_WORKFLOW,
+    STOCK,
+    WORKFLOW,
+    Subject,
+    make_script,
+)
+from comparison.stage.folders import make_progress
+from comparison.stage.processes import ROOT, Program
 from run_server import SETTINGS
 from shop.ledger import read_ledger
 from shop.orders import Order, Outcome, Status

@@ -18,7 +18,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.worker import Interceptor, Worker
 
 from activities import activities_of
-from comparison.processes import Program, Server, clean_environment, wait_until
+from comparison.stage.processes import Program, Server, clean_environment, wait_until
 from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
 from plumbing.connection import TASK_QUEUE, register_search_attribute
 from run_worker import STICKY_TIMEOUT

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from comparison.__main__ import main
-from comparison.processes import ROOT, Server, clean_environment
-from comparison.runner import Row, run_scenarios
 from comparison.scenarios import SCENARIOS, Scenario
+from comparison.stage.processes import ROOT, Server, clean_environment
+from comparison.stage.runner import Row, run_scenarios
 from shop.faults import STEPS, parse_faults
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -21,7 +21,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 import run_server
-from comparison.processes import ROOT, Server, clean_environment, free_port
+from comparison.stage.processes import ROOT, Server, clean_environment, free_port
 from run_worker import DRAIN_TIME
 from workflows import ORDER_STATUS
 

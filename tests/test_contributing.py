@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_documents import apply_diff, copy_tree
 
-from comparison.processes import ROOT, Server, clean_environment
+from comparison.stage.processes import ROOT, Server, clean_environment
 from order_processor import MAXIMUM_ATTEMPTS
 
 DIFF = re.compile(r"^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -91,7 +91,7 @@ async def test_a_new_step_is_taken_by_both_versions_and_its_undo_when_the_order_
     [
         ("shop/faults.py", '    "wrap_gift",\n', "incompatible type \"Literal['wrap_gift']\""),
         ("activities.py", "def wrap_gift", '"type[OrderActivities]" has no attribute "wrap_gift"'),
-        ("shop/inventory.py", "def wrap_gift", '"Inventory" has no attribute "wrap_gift"'),
+        ("shop/services/inventory.py", "def wrap_gift", '"Inventory" has no attribute "wrap_gift"'),
     ],
 )
 def test_a_step_that_is_missing_somewhere_fails_the_check_with_a_sentence(

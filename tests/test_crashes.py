@@ -17,7 +17,7 @@ from conftest import Stage, make_order, make_stage
 from temporalio.service import RPCError
 from wire import Wire
 
-from comparison.processes import POLL_SECONDS, Program, Server, Worker, wait_until
+from comparison.stage.processes import POLL_SECONDS, Program, Server, Worker, wait_until
 from shop.errors import ServiceUnavailable
 from shop.faults import parse_faults
 from shop.ledger import Ledger, Void

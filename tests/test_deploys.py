@@ -33,7 +33,7 @@ from test_cancellation import (
     wait_for_event,
 )
 
-from comparison.processes import ROOT, Server, wait_until
+from comparison.stage.processes import ROOT, Server, wait_until
 from plumbing import admission
 from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
 from plumbing.connection import TASK_QUEUE, register_search_attribute

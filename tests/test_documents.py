@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from comparison.processes import ROOT, clean_environment, free_port, wait_until
+from comparison.stage.processes import ROOT, clean_environment, free_port, wait_until
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import make_order, write_orders
 
-from comparison.audit import audit
-from comparison.audit_command import parse_outcome
 from comparison.durable_loop import give_up
-from comparison.processes import ROOT, clean_environment
+from comparison.judge.audit import audit
+from comparison.judge.command import parse_outcome
+from comparison.stage.processes import ROOT, clean_environment
 from shop.ledger import read_ledger
 from shop.orders import Status
 from shop.shop import Shop

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import make_order
 
-from comparison.processes import ROOT, clean_environment, wait_until
+from comparison.stage.processes import ROOT, clean_environment, wait_until
 from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import RANDOM_KINDS, STEPS, Fault, InvalidFaultSpec, parse_faults
 from shop.ledger import Ledger, read_ledger
@@ -244,7 +244,8 @@ async def test_slow_waits_before_an_effect_that_then_happens(tmp_path: Path) -> 
         payment = executor.submit(call, shop, "process_payment", order)
 
         await wait_until(
-            lambda: tried(read_ledger(shop.location), "process_payment", "1") == ["started"], "the attempt starts"
+            lambda: tried(read_ledger(shop.location), "process_payment", "1") == ["started"],
+            "the attempt starts",
         )
 
         assert read_ledger(shop.location).charges == ()

@@ -26,7 +26,7 @@ from postgres_server import FOLDERS, PostgresServer
 from test_compose import CLUSTER, compose, compose_is_at_hand
 from test_imports import reached_from
 
-from comparison.processes import ROOT, STOP_TIMEOUT_SECONDS, clean_environment, wait_until
+from comparison.stage.processes import ROOT, STOP_TIMEOUT_SECONDS, clean_environment, wait_until
 from run_workflow import run_order
 from shop.orders import Status
 

@@ -14,16 +14,16 @@ BEFORE = {"order_processor"}
 PLUMBING = {f"plumbing.{path.stem}" for path in (ROOT / "plumbing").glob("*.py")}
 PROGRAMS = {"order_processor", "workflows", "activities", "run_server", "run_worker", "run_workflow"}
 AFTER = (PROGRAMS | PLUMBING) - BEFORE
-SHOP = {f"shop.{path.stem}" for path in (ROOT / "shop").glob("*.py")}
+SHOP = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "shop").rglob("*.py")}
 OURS = PROGRAMS | PLUMBING | SHOP
 # What the shop has for those that know no service: orders and outcomes, how they are read and printed, and errors.
-DATA_TYPES = {"shop.orders", "shop.parsing", "shop.streams"}
+DATA_TYPES = {"shop.orders", "shop.parsing", "shop.terminal.streams"}
 ERRORS = {"shop.errors"}
 
 # Beside the standard library. A package stands for everything in it.
 ALLOWED = {
     **dict.fromkeys(SHOP, {"shop"}),
-    "shop.postgres": {"shop", "psycopg"},
+    "shop.stores.postgres": {"shop", "psycopg"},
     "order_processor": {"shop"},
     "activities": {"temporalio", "shop"},
     "workflows": {"temporalio", "activities", "shop.orders", *ERRORS},
@@ -50,7 +50,7 @@ def imports_in(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             # `from shop import keys` imports a module, `from shop.keys import key` a name out of one.
-            is_package = module in ("shop", "plumbing")
+            is_package = (ROOT / module.replace(".", "/")).is_dir()
             yield from (f"{module}.{alias.name}" if is_package else module for alias in node.names)
 
 

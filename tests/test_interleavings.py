@@ -347,10 +347,10 @@ def raise_error(_shop: Shop, _order: Order, error: ShopError) -> None:
 
 
 BREAKS = (
-    Break("shop.payments.leave_tombstone", lambda *_, **__: None),
-    Break("shop.inventory.leave_tombstone", lambda *_, **__: None),
-    Break("shop.payments.refuse_voided", lambda *_, **__: None),
-    Break("shop.inventory.Inventory.void_sale", lambda *_: False),
+    Break("shop.services.payments.leave_tombstone", lambda *_, **__: None),
+    Break("shop.services.inventory.leave_tombstone", lambda *_, **__: None),
+    Break("shop.services.payments.refuse_voided", lambda *_, **__: None),
+    Break("shop.services.inventory.Inventory.void_sale", lambda *_: False),
     Break("order_processor.void_unless_sold", raise_error),
     Break("workflows.shielded", lambda work: work, run_workflow),
 )

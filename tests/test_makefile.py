@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from comparison.processes import ROOT, clean_environment
+from comparison.stage.processes import ROOT, clean_environment
 
 TARGETS = (".venv", "demo", "test", "check", "server", "worker", "order", "lock")
 INSTALLING = "pip install"

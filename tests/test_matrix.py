@@ -32,7 +32,7 @@ from test_cancellation import Hold, PlanOfEachOrder
 from test_order_processor import hurried
 
 from activities import activities_of
-from comparison.processes import Program, Server, wait_until
+from comparison.stage.processes import Program, Server, wait_until
 from plumbing.admission import OneOrderInterceptor
 from plumbing.connection import TASK_QUEUE, register_search_attribute
 from run_workflow import run_order
@@ -42,7 +42,7 @@ from shop.faults import STEPS, Fault, FaultPlan, PlannedFault, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order
 from shop.shop import Shop
-from shop.storage import read_only
+from shop.stores.storage import read_only
 from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
 
 pytestmark = pytest.mark.timeout(300)

@@ -19,7 +19,7 @@ from test_cancellation import serve, start, wait_for_event
 from test_deploys import ChangedWorkflow
 from test_run_worker import end_without_a_server, sentence_of, status_of, worker_that_ends
 
-from comparison.processes import ROOT, Server, Worker, free_port, wait_until
+from comparison.stage.processes import ROOT, Server, Worker, free_port, wait_until
 from plumbing.runtime import ip_and_port
 from run_workflow import run_order
 from shop.orders import Item, Order, Outcome, Status

@@ -31,7 +31,7 @@ from test_cancellation import (
     wait_for_attempt,
 )
 
-from comparison.processes import POLL_SECONDS, Server, wait_until
+from comparison.stage.processes import POLL_SECONDS, Server, wait_until
 from plumbing.connection import TASK_QUEUE, register_search_attribute
 from run_workflow import run_order
 from shop.catalogue import PRODUCTS, Product

@@ -22,7 +22,7 @@ import pytest
 from conftest import make_order, write_orders
 
 import order_processor
-from comparison.processes import ROOT, Program, clean_environment, wait_until
+from comparison.stage.processes import ROOT, Program, clean_environment, wait_until
 from shop.errors import Refusal
 from shop.faults import parse_faults
 from shop.ledger import Charge, Ledger, NoShop, read_ledger
@@ -39,7 +39,7 @@ def hurried(attempt_timeout_seconds: float = 1.0) -> str:
     return f"""
 import sys
 import order_processor
-from shop.streams import run_program
+from shop.terminal.streams import run_program
 
 order_processor.ATTEMPT_TIMEOUT_SECONDS, order_processor.INITIAL_INTERVAL_SECONDS = {attempt_timeout_seconds}, 0.0
 sys.exit(run_program("order_processor", order_processor.main))

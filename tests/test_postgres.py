@@ -20,19 +20,19 @@ from postgres_server import DISCONNECT_OTHERS, PASSWORD, PostgresServer
 from test_shop_commands import PROGRAMS as COMMANDS
 from test_shop_commands import Run, run_alone, run_here
 
-from comparison.accounts import accounts_of
-from comparison.audit import audit
-from comparison.audit_command import read_outcomes
-from comparison.processes import POLL_SECONDS, ROOT, Program, Worker, free_port, wait_until
+from comparison.judge.accounts import accounts_of
+from comparison.judge.audit import audit
+from comparison.judge.command import read_outcomes
+from comparison.stage.processes import POLL_SECONDS, ROOT, Program, Worker, free_port, wait_until
 from plumbing.connection import connect
 from plumbing.watch import warn_of_other_shops
-from shop import storage
 from shop.errors import OutOfStock, ReplyLost, ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import read_ledger
-from shop.location import PostgresUrl, parse_location
 from shop.orders import Item, Order
 from shop.shop import Shop
+from shop.stores import storage
+from shop.stores.location import PostgresUrl, parse_location
 
 PROGRAMS = {**COMMANDS, "audit": ("-m", "comparison", "audit", "examples/order.jsonl")}
 # Any of these in a message would tell the password, or a part of it.
@@ -264,7 +264,10 @@ def test_a_connection_that_was_lost_while_nobody_used_it_costs_no_attempt(postgr
 def test_a_connection_that_is_lost_in_a_transaction_leaves_nothing_of_it(postgres: PostgresServer, shop: Shop) -> None:
     before = read_ledger(shop.location)
 
-    with pytest.raises(ServiceUnavailable, match="terminating"), shop.inventory.database.transaction() as connection:
+    with (
+        pytest.raises(ServiceUnavailable, match="terminating"),
+        shop.inventory.database.transaction() as connection,
+    ):
         connection.execute("UPDATE products SET now = 0")
         with postgres.connect() as operator:
             operator.execute(DISCONNECT_OTHERS)
@@ -306,7 +309,7 @@ def test_a_server_that_is_lost_in_a_commit_leaves_an_unknown_outcome_and_a_repea
     is_committed: bool,
 ) -> None:
     Shop(database).close()
-    monkeypatch.setattr("shop.postgres.MAX_SILENCE_SECONDS", 1)
+    monkeypatch.setattr("shop.stores.postgres.MAX_SILENCE_SECONDS", 1)
     lost = AtCommit(server=postgres, does=does)
     with closing(Shop(database, FaultPlan((PlannedFault("process_payment", lost, 1),)))) as shop:
         with pytest.raises(ReplyLost, match="committed"):
@@ -325,7 +328,7 @@ def test_a_server_that_says_nothing_is_given_up_and_another_connection_is_made(
     postgres: PostgresServer, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.payments.process_payment(make_order("1"))
-    monkeypatch.setattr("shop.postgres.MAX_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("shop.stores.postgres.MAX_SILENCE_SECONDS", 0.5)
     with postgres.connect() as operator:
         rows = operator.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -346,7 +349,7 @@ def test_a_server_that_says_nothing_is_given_up_and_another_connection_is_made(
 def test_a_process_that_is_stopped_in_a_transaction_loses_it_and_its_locks(
     database: PostgresUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shop.postgres.MAX_IDLE_SECONDS", 1)
+    monkeypatch.setattr("shop.stores.postgres.MAX_IDLE_SECONDS", 1)
     with (
         closing(Shop(database)) as stopped,
         closing(Shop(database)) as shop,

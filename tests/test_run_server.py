@@ -22,7 +22,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
-from comparison.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
+from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing.connection import NoConnection, connect
 from run_server import SETTINGS
 from run_workflow import run_order

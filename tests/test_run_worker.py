@@ -19,13 +19,13 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from test_run_workflow import serving
 from wire import Wire
 
-from comparison.processes import ROOT, Program, Server, Worker, clean_environment, free_port, wait_until
+from comparison.stage.processes import ROOT, Program, Server, Worker, clean_environment, free_port, wait_until
 from plumbing.connection import NoConnection, connect
 from run_worker import DRAIN_TIME, main
 from run_workflow import run_order
 from shop.ledger import Ledger
 from shop.orders import Item, Order, Outcome, Status
-from shop.streams import run_program
+from shop.terminal.streams import run_program
 
 KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 INT = IndexedValueType.INDEXED_VALUE_TYPE_INT

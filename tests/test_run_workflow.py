@@ -24,7 +24,7 @@ from conftest import Stage, make_order, make_stage, write_orders
 from test_cancellation import end_of, serve, start
 from wire import Wire
 
-from comparison.processes import POLL_SECONDS, ROOT, Program, Server, clean_environment, free_port, wait_until
+from comparison.stage.processes import POLL_SECONDS, ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing import watch
 from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute
 from plumbing.watch import pollers, warn_if_nobody_listens
@@ -32,7 +32,7 @@ from run_workflow import main, run_order
 from shop.faults import parse_faults
 from shop.orders import Order, Status
 from shop.shop import Shop
-from shop.streams import run_program
+from shop.terminal.streams import run_program
 from workflows import ORDER_STATUS
 
 

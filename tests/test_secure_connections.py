@@ -13,7 +13,7 @@ import pytest
 from conftest import Stage, make_order, write_orders
 from gateway import LONG_AGO, Gateway, make_authority, make_certificate
 
-from comparison.processes import ROOT, Program, Server, Worker, clean_environment, wait_until
+from comparison.stage.processes import ROOT, Program, Server, Worker, clean_environment, wait_until
 from plumbing.connection import NoConnection, connect
 from run_workflow import run_order
 from shop.orders import Status

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from postgres_server import PostgresServer
 
 import order_processor
-from shop import errors, storage
+from shop import errors
 from shop.errors import (
     OrderConflict,
     OrderVoided,
@@ -35,10 +35,11 @@ from shop.errors import (
 )
 from shop.faults import STEPS, Fault, FaultPlan, PlannedFault, parse_faults
 from shop.ledger import Ledger, Void, read_ledger
-from shop.location import Location
-from shop.notifications import AlreadyConfirmed
 from shop.orders import Item, Order
+from shop.services.notifications import AlreadyConfirmed
 from shop.shop import Shop
+from shop.stores import storage
+from shop.stores.location import Location
 
 CALLS: dict[str, Callable[[Shop, Order], object]] = {
     "validate_inventory": lambda shop, order: shop.inventory.validate_inventory(order),

@@ -23,18 +23,18 @@ from conftest import NORTHWIND, address_of, make_order
 import comparison.__main__
 import order_processor
 import run_worker
-from comparison.processes import ROOT, clean_environment
-from shop import storage
+from comparison.stage.processes import ROOT, clean_environment
 from shop.__main__ import main
 from shop.catalogue import PRODUCTS, Product
 from shop.errors import OrderVoided, PaymentDeclined
 from shop.ledger import Ledger, read_ledger
-from shop.location import Location, PostgresUrl
 from shop.orders import Order
 from shop.parsing import load_orders
-from shop.payments import Payments
+from shop.services.payments import Payments
 from shop.shop import Shop
-from shop.streams import run_program
+from shop.stores import storage
+from shop.stores.location import Location, PostgresUrl
+from shop.terminal.streams import run_program
 
 STOCK = "sku,name,quantity\nP001,Chai,39\nP002,Chang,0\n"
 CUSTOMERS = "customer_id,name,email\nVINET,Vins et alcools,vinet@example.com\n"

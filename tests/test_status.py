@@ -26,7 +26,7 @@ from test_cancellation import (
     wait_for_attempt,
 )
 
-from comparison.processes import Server, wait_until
+from comparison.stage.processes import Server, wait_until
 from plumbing.connection import register_search_attribute
 from shop.faults import parse_faults
 from shop.ledger import read_ledger

@@ -21,16 +21,16 @@ import pytest
 from conftest import address_of, make_order
 from postgres_server import PostgresServer
 
-from comparison.processes import ROOT, clean_environment
-from shop import storage
+from comparison.stage.processes import ROOT, clean_environment
 from shop.catalogue import PRODUCTS, Product
 from shop.errors import ReplyLost, ServiceUnavailable, StoreUnusable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import Ledger, NoShop, Stock, read_ledger
-from shop.location import Location, PostgresUrl
 from shop.orders import Item
 from shop.shop import Shop
-from shop.storage import Database
+from shop.stores import storage
+from shop.stores.location import Location, PostgresUrl
+from shop.stores.storage import Database
 
 PROCESSES = [str(number) for number in range(8)]
 # A race is not lost every time: without the lock that `Database` takes, some of these fail, but not each one.
@@ -43,7 +43,7 @@ import fcntl
 import sys
 from dataclasses import dataclass, replace
 from order_processor import process_order
-from shop.location import parse_location
+from shop.stores.location import parse_location
 from shop.orders import SAMPLE_ORDER
 from shop.shop import Shop
 
@@ -61,7 +61,7 @@ for line in sys.stdin:
 
 KILLED_IN_A_TRANSACTION = """
 import sys
-from shop.location import parse_location
+from shop.stores.location import parse_location
 from shop.shop import Shop
 
 with Shop(parse_location(sys.argv[1])).inventory.database.transaction() as connection:
@@ -306,7 +306,10 @@ def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_rep
             "UPDATE products SET now = now - 101",
             "INSERT INTO sales (idempotency_key, order_id, digest) VALUES ('1', '1', 'digest')",
         ):
-            with pytest.raises(ServiceUnavailable, match="constraint"), shop.inventory.database.transaction() as inside:
+            with (
+                pytest.raises(ServiceUnavailable, match="constraint"),
+                shop.inventory.database.transaction() as inside,
+            ):
                 inside.execute(statement)
 
         assert read_ledger(location) == before

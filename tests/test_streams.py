@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import make_order, write_orders
 
-from comparison.processes import ROOT, clean_environment
+from comparison.stage.processes import ROOT, clean_environment
 from shop.catalogue import Product
 from shop.ledger import read_ledger
 from shop.orders import Outcome, Status
 from shop.shop import Shop
-from shop.streams import Results, run_program
+from shop.terminal.streams import Results, run_program
 
 TWO_ORDERS = (make_order("1"), make_order("2"))
 

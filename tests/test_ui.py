@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import make_order, make_stage
+from proofs.browser import Browser, browser, is_installed
 from test_cancellation import PlanOfEachOrder, serve
 
-from comparison.browser import Browser, browser, is_installed
-from comparison.processes import Server
+from comparison.stage.processes import Server
 from plumbing.connection import register_search_attribute
 from shop.faults import parse_faults
 from shop.shop import Shop

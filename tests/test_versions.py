@@ -12,8 +12,8 @@ import pytest
 from conftest import NORTHWIND, Stage, make_order, make_stage, write_orders
 from test_cancellation import serve
 
-from comparison.audit import audit
-from comparison.processes import Program, clean_environment
+from comparison.judge.audit import audit
+from comparison.stage.processes import Program, clean_environment
 from order_processor import (
     ATTEMPT_TIMEOUT_SECONDS,
     BACKOFF_COEFFICIENT,
@@ -30,7 +30,7 @@ from shop.ledger import Ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.parsing import read_orders
 from shop.shop import Shop
-from shop.streams import Results
+from shop.terminal.streams import Results
 from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS
 
 Run = Callable[..., Awaitable[tuple[int, dict[str, str], Ledger]]]

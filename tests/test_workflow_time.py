@@ -36,7 +36,7 @@ from test_cancellation import (
     voids_of,
 )
 
-from comparison.processes import POLL_SECONDS, wait_until
+from comparison.stage.processes import POLL_SECONDS, wait_until
 from plumbing.admission import OrderPayloadConverter
 from plumbing.connection import TASK_QUEUE, register_search_attribute
 from run_workflow import wait_for_outcome
@@ -191,7 +191,11 @@ async def test_two_days_without_a_worker_use_up_no_attempt_and_the_order_is_mail
 
     async with serve(client):
         handle = await start(client, order)
-        for call in (shop.inventory.validate_inventory, shop.payments.process_payment, shop.inventory.update_inventory):
+        for call in (
+            shop.inventory.validate_inventory,
+            shop.payments.process_payment,
+            shop.inventory.update_inventory,
+        ):
             await take_step(client, call, order)
         while await handle.query(OrderWorkflow.status) != "send_confirmation":
             await asyncio.sleep(POLL_SECONDS)

@@ -13,7 +13,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 from test_cancellation import Counter, Hold, assert_nothing_held, open_counter
 
-from comparison.processes import Program, Server, clean_environment
+from comparison.stage.processes import Program, Server, clean_environment
 from shop.errors import OrderConflict, OutOfStock, PaymentDeclined, ShopError, UnknownCustomer
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.orders import Status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from comparison.processes import Server
+from comparison.stage.processes import Server
 
 
 class Wire:

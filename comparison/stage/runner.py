@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from comparison.audit import Ending, accounts_of
-from comparison.processes import LogEntry, NotInTime, Program, Server, Worker, clean_environment, wait_until
+from comparison.judge.audit import Ending, accounts_of
 from comparison.scenarios import RIVAL, Disturbance, Scenario
+from comparison.stage.processes import LogEntry, NotInTime, Program, Server, Worker, clean_environment, wait_until
 from plumbing.connection import NoConnection
 from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import PlannedFault, Step, parse_faults

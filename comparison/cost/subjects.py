@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from comparison.audit import Ending, accounts_of
-from comparison.floor import Floor
-from comparison.processes import ROOT, Program, Server, Worker
+from comparison.cost.floor import Floor
+from comparison.judge.audit import Ending, accounts_of
+from comparison.stage.processes import ROOT, Program, Server, Worker
 from order_processor import process_order
 from plumbing.connection import TASK_QUEUE
 from run_server import SETTINGS
@@ -124,7 +124,7 @@ async def start_floor(directory: Path, running: AsyncExitStack, server: Server) 
     """Return the workflow whose steps do nothing."""
     namespace = await add_namespace(server, FLOOR)
     worker = Worker(directory / FLOOR / "worker", server.settings(namespace), directory)
-    worker.arguments = ("-m", "comparison.floor")
+    worker.arguments = ("-m", "comparison.cost.floor")
     await start(running, worker)
     client = await server.client(namespace)
 

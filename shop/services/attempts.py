@@ -14,7 +14,7 @@ from typing import Literal
 
 from shop.errors import ReplyLost, TransientError
 from shop.faults import FaultPlan, Step
-from shop.storage import Connection, Database
+from shop.stores.storage import Connection, Database
 
 # What `python -m shop settle` does; no fault strikes it.
 SettleStep = Literal["void_confirmation", "restore_inventory"]

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from comparison.figures import Figures, draw, make_json, make_text
-from comparison.folders import in_own_folder, make_progress, new_file
-from comparison.measure import NotCompleted, Round, measure_file, measure_recovery, measure_round, seconds_of
-from comparison.processes import Program, Server
-from comparison.subjects import Subject, start, start_subjects, start_workflow
+from comparison.cost.figures import Figures, draw, make_json, make_text
+from comparison.cost.measure import NotCompleted, Round, measure_file, measure_recovery, measure_round, seconds_of
+from comparison.cost.subjects import Subject, start, start_subjects, start_workflow
+from comparison.stage.folders import in_own_folder, make_progress, new_file
+from comparison.stage.processes import Program, Server
 
 SIZES, LONG_SIZES = (10, 100, 1000), (10, 100, 500, 1000, 5000)
 

@@ -21,7 +21,7 @@ from temporalio.client import Client
 
 from plumbing.connection import NoConnection, connect
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 # A busy machine: a worker that serves after a second here has taken half a minute elsewhere.
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 20.0

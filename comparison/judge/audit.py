@@ -25,13 +25,13 @@ from pathlib import Path
 
 from temporalio.client import WorkflowExecutionStatus
 
-from comparison.accounts import WHOLE, Account, Ending, accounts_of, names_of, units_of
+from comparison.judge.accounts import WHOLE, Account, Ending, accounts_of, names_of, units_of
 from shop.catalogue import Customer, Product
 from shop.errors import PermanentError, ReplyLost
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Void
-from shop.location import Location
 from shop.orders import Order, Outcome, Status
-from shop.storage import read_only
+from shop.stores.location import Location
+from shop.stores.storage import read_only
 from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS
 
 __all__ = ["WHOLE", "Account", "Catalogue", "Ending", "Violation", "accounts_of", "audit", "judge_files"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from shop.catalogue import Product
 from shop.errors import OutOfStock, UnknownProduct
 from shop.orders import Order
-from shop.storage import Connection
+from shop.stores.storage import Connection
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS products (

@@ -14,7 +14,7 @@ from typing import Any
 
 from temporalio.client import WorkflowExecutionStatus
 
-from comparison.audit import CLOSINGS, Catalogue, Violation, audit
+from comparison.judge.audit import CLOSINGS, Catalogue, Violation, audit
 from shop.catalogue import Customer, Product
 from shop.errors import ShopError
 from shop.faults import parse_faults
@@ -256,7 +256,11 @@ def process_orders(directory: Path) -> list[Order]:
     shop.notifications.replace_customers([Customer(CUSTOMER, "", "")])
     begin = (shop.inventory.validate_inventory, shop.payments.process_payment)
     take, send = shop.inventory.update_inventory, shop.notifications.send_confirmation
-    void = (shop.payments.void_charge, shop.inventory.void_sale, shop.payments.refund_payment)
+    void = (
+        shop.payments.void_charge,
+        shop.inventory.void_sale,
+        shop.payments.refund_payment,
+    )
     steps: dict[str, tuple[Callable[[Order], object], ...]] = {
         DONE: (*begin, take, send),
         NOTED: (*begin, take, send, shop.notifications.note_unsent),

@@ -16,17 +16,19 @@ from rich.progress import Progress, TaskID
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError
 
-from comparison.audit import Violation, accounts_of, audit, judge_files
-from comparison.folders import in_own_folder, make_progress
-from comparison.planted import missed_violations
-from comparison.processes import Program, Server, Worker, clean_environment
-from comparison.runner import keep_running, write_orders
+from comparison.judge.audit import Violation, accounts_of, audit, judge_files
+from comparison.stage.folders import in_own_folder, make_progress
+from comparison.stage.processes import Program, Server, Worker, clean_environment
+from comparison.stage.runner import keep_running, write_orders
 from plumbing.connection import NoConnection
+from plumbing.process import run_and_exit
 from shop.catalogue import Product
 from shop.faults import FaultPlan, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
 from shop.shop import Shop
+
+from .planted import missed_violations
 
 FAULT_RATE = 0.1
 BATCH = 40
@@ -277,3 +279,14 @@ def strikes(ledger: Ledger, plan: FaultPlan) -> Counter[str]:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in counts.most_common()) or "none"
+
+
+def main() -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_and_exit("soak", main)

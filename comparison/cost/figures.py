@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from comparison.measure import FileRun, Round
-from comparison.subjects import AGAIN, FLOOR, IN_FLIGHT, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW
+from comparison.cost.measure import FileRun, Round
+from comparison.cost.subjects import AGAIN, FLOOR, IN_FLIGHT, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW
 from comparison.timeline import svg_page, svg_text
 from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS
 

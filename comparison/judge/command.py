@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from comparison.audit import Account, Catalogue, Violation, accounts_of, audit, judge_files
-from comparison.audit import __doc__ as rules
+from comparison.judge.audit import Account, Catalogue, Violation, accounts_of, audit, judge_files
+from comparison.judge.audit import __doc__ as rules
 from shop.catalogue import read_customers, read_products
 from shop.errors import ServiceUnavailable
 from shop.ledger import NoShop, read_ledger
-from shop.options import add_shop_arguments, shop_location
 from shop.orders import IDENTIFIER, Outcome, Status
 from shop.parsing import MAX_LINE_BYTES, load_orders
+from shop.terminal.options import add_shop_arguments, shop_location
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shop.attempts import Attempts
 from shop.catalogue import Product
-from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
-from shop.stock import change_stock, insert_products, refuse_shortage
-from shop.storage import Connection, Database, Row
+from shop.services.attempts import Attempts
+from shop.services.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
+from shop.services.stock import change_stock, insert_products, refuse_shortage
+from shop.stores.storage import Connection, Database, Row
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sales (

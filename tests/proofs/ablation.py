@@ -15,11 +15,12 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from comparison.figures import Values, spread
-from comparison.folders import in_own_folder, make_progress
-from comparison.measure import NotCompleted, Round, measure_round
-from comparison.processes import ROOT, Server
-from comparison.subjects import Subject, start, start_workflow, stock_server
+from comparison.cost.figures import Values, spread
+from comparison.cost.measure import NotCompleted, Round, measure_round
+from comparison.cost.subjects import Subject, start, start_workflow, stock_server
+from comparison.stage.folders import in_own_folder, make_progress
+from comparison.stage.processes import ROOT, Server
+from plumbing.process import run_and_exit
 from run_server import SETTINGS
 
 ROUNDS, ORDERS, ALONE = 3, 64, 12
@@ -151,3 +152,14 @@ async def _start(change: Change, directory: Path, running: AsyncExitStack, serve
 
 def _ratios(pairs: list[tuple[Round, Round]], measure: str) -> Values:
     return tuple(float(getattr(other, measure)) / float(getattr(as_is, measure)) for as_is, other in pairs)
+
+
+def main() -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_and_exit("ablation", main)

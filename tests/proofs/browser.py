@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from comparison.processes import free_port
+from comparison.stage.processes import free_port
 
 PROGRAMS = ("chromium", "chromedriver")
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shop.faults import FaultPlan, InvalidFaultSpec, parse_faults
-from shop.location import Location, parse_location
 from shop.shop import Shop
+from shop.stores.location import Location, parse_location
 
 # Beside the programs, wherever they are started from: two workers must not find two shops.
-DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "data"
+DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent.parent / "data"
 
 
 @dataclass(frozen=True)

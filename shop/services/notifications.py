@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shop.attempts import Attempts
 from shop.catalogue import Customer
 from shop.errors import UnknownCustomer
-from shop.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
-from shop.storage import Connection, Database
+from shop.services.attempts import Attempts
+from shop.services.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
+from shop.stores.storage import Connection, Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS customers (

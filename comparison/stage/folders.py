@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from comparison.processes import NotInTime, kill_all
+from comparison.stage.processes import NotInTime, kill_all
 from plumbing.connection import NoConnection
 
 INTERRUPTED = 130  # as shells say it of SIGINT

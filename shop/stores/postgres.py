@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from shop.errors import ReplyLost, ServiceUnavailable, StoreUnusable
-from shop.location import PostgresUrl
+from shop.stores.location import PostgresUrl
 
 try:
     import psycopg

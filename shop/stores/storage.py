@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from shop import sqlite
-from shop.location import Location
+from shop.stores import sqlite
+from shop.stores.location import Location
 
 # Half of the 10 s that an attempt may take: a lock that is held longer becomes a clear "unavailable", not a time-out.
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -65,7 +65,7 @@ def open_database(location: Location, service: str, schema: str) -> Database:
     """
     if isinstance(location, Path):
         return sqlite.SqliteDatabase(file_of(location, service), schema, BUSY_TIMEOUT_SECONDS)
-    from shop import postgres  # Needs a package that no other shop needs.
+    from shop.stores import postgres  # Needs a package that no other shop needs.
 
     return postgres.PostgresDatabase(location, service, schema, BUSY_TIMEOUT_SECONDS)
 
@@ -79,7 +79,7 @@ def read_only(location: Location, service: str) -> AbstractContextManager[Connec
     """
     if isinstance(location, Path):
         return sqlite.read_only(file_of(location, service), BUSY_TIMEOUT_SECONDS)
-    from shop import postgres
+    from shop.stores import postgres
 
     return postgres.read_only(location, service)
 
@@ -92,7 +92,7 @@ def is_there(location: Location, service: str) -> bool:
     """
     if isinstance(location, Path):
         return os.path.exists(file_of(location, service))  # unlike `Path.exists`, it raises nothing
-    from shop import postgres
+    from shop.stores import postgres
 
     return postgres.is_there(location, service)
 

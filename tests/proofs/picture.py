@@ -8,12 +8,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from comparison.browser import browser, is_installed
-from comparison.folders import in_own_folder, new_file
-from comparison.processes import Program, Worker, wait_until
-from comparison.runner import running_server, write_orders
+from comparison.stage.folders import in_own_folder, new_file
+from comparison.stage.processes import Program, Worker, wait_until
+from comparison.stage.runner import running_server, write_orders
+from plumbing.process import run_and_exit
 from shop.ledger import read_ledger
 from shop.orders import SAMPLE_ORDER
+
+from .browser import browser, is_installed
 
 WINDOW = (1400, 760)
 # Enough for the next one to be some time away: the picture says when.
@@ -61,3 +63,14 @@ def _photograph(directory: Path, page: str, target: Path) -> None:
 
 def _times_tried(data: Path) -> int:
     return sum(attempt.step == "update_inventory" for attempt in read_ledger(data).attempts)
+
+
+def main() -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_and_exit("picture", main)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from comparison.processes import Program, wait_until
-from comparison.runner import write_orders
-from comparison.subjects import IN_FLIGHT, Subject
+from comparison.cost.subjects import IN_FLIGHT, Subject
+from comparison.stage.processes import Program, wait_until
+from comparison.stage.runner import write_orders
 from shop.ledger import read_ledger
 from shop.orders import Order, Status
 

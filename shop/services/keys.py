@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shop.errors import OrderConflict, OrderVoided
 from shop.orders import Order
-from shop.storage import Connection
+from shop.stores.storage import Connection
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS voids (

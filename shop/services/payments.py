@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from shop.attempts import Attempts
 from shop.errors import PaymentDeclined, UnknownPaymentToken
-from shop.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
 from shop.orders import Order
-from shop.storage import Connection, Database, Row
+from shop.services.attempts import Attempts
+from shop.services.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
+from shop.stores.storage import Connection, Database, Row
 
 # The names follow Stripe's test tokens: https://docs.stripe.com/testing
 ACCEPTED_TOKENS = ("tok_visa", "tok_mastercard")

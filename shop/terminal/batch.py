@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from shop.orders import Order, Outcome, Status
-from shop.streams import Results
+from shop.terminal.streams import Results
 
 logger = logging.getLogger("batch")
 

@@ -1,0 +1,1 @@
+"""What the ledgers say of orders, and whether it is right."""

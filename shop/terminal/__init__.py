@@ -1,0 +1,1 @@
+"""What the programs need on a terminal: options, result lines, reports."""

@@ -6,6 +6,7 @@ There are no retries and no time-outs here: the workflow declares them, and Temp
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,46 +14,48 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal
+from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal, ShopError
 from shop.orders import Order
 from shop.shop import Shop
 
 T = TypeVar("T")
 Call = Callable[["OrderActivities", Order], T]
 
-KNOWN_BY_NAME: tuple[type[PermanentError], ...] = (OrderConflict, OrderVoided)
+# What the workflow's retry policies know by name. An error is given the first of these names that it inherits from.
+NAMED = (OrderConflict, OrderVoided, Refusal, PermanentError)
+
+BENIGN = ApplicationErrorCategory.BENIGN
+
+logger = logging.getLogger("activities")
 
 
-def step(call: Call[T], final: tuple[type[PermanentError], ...] = (PermanentError,)) -> Call[T]:
-    """Make an activity of a method. The class of the shop's error decides whether another attempt helps.
+def step(call: Call[T]) -> Call[T]:
+    """Make an activity of a method: it logs each attempt, and names the shop's errors for the workflow.
 
-    After an error of `final` there is none. A refusal is `BENIGN`: an expected "no", not logged as an error, which the
-    workflow takes for a rejected order.
-    `no_thread_cancel_exception`: a call that outlives its time-out ends by itself. By default the SDK raises an error
-    in its thread, at any line, and nobody could say how much of the effect has happened.
+    `no_thread_cancel_exception`: a call that outlives its attempt ends by itself. By default the SDK raises an error in
+    its thread, at any line, and nobody could say how much of the effect has happened.
     """
 
     @activity.defn(name=call.__name__, no_thread_cancel_exception=True)
     @functools.wraps(call)
-    def attempt(self: OrderActivities, order: Order) -> T:
+    def attempt(self: OrderActivities, *sent: Order) -> T:
+        info = activity.info()
+        if info.workflow_id is None:  # Nobody has checked what was sent, and nobody would undo what comes of it.
+            message = "a step belongs to its order's workflow; start that (python run_workflow.py)"
+            raise ApplicationError(message, type="StepOnItsOwn", non_retryable=True)
+        (order,) = sent
+        logger.info("order %s: %s: attempt %d", order.order_id, info.activity_type, info.attempt)
         try:
             return call(self, order)
-        except final as error:
-            is_refusal = isinstance(error, Refusal)
-            category = ApplicationErrorCategory.BENIGN if is_refusal else ApplicationErrorCategory.UNSPECIFIED
-            raise ApplicationError(str(error), type=name_of(error), non_retryable=True, category=category) from error
+        except ShopError as error:
+            own_name = type(error).__name__
+            name = next((named.__name__ for named in NAMED if isinstance(error, named)), own_name)
+            message = str(error) if name == own_name else f"{own_name}: {error}"
+            # Benign: an expected "no" is neither logged as an error nor counted as one in the metrics.
+            category = BENIGN if isinstance(error, Refusal) else ApplicationErrorCategory.UNSPECIFIED
+            raise ApplicationError(message, type=name, category=category) from None
 
     return attempt
-
-
-def ending(call: Call[T]) -> Call[T]:
-    """Make an activity of a call that an order cannot end without: whatever refuses it, it is tried again."""
-    return step(call, final=KNOWN_BY_NAME)
-
-
-def name_of(error: PermanentError) -> str:
-    """Return the name that the workflow sees; a subclass of an error that it knows by name goes by that name."""
-    return next((base for base in KNOWN_BY_NAME if isinstance(error, base)), type(error)).__name__
 
 
 @dataclass(frozen=True)
@@ -81,22 +84,22 @@ class OrderActivities:
         """Mail the customer."""
         self.shop.notifications.send_confirmation(order)
 
-    @ending
+    @step
     def note_unsent(self, order: Order) -> None:
         """Note that no confirmation could be sent."""
         self.shop.notifications.note_unsent(order)
 
-    @ending
+    @step
     def void_charge(self, order: Order) -> str | None:
         """Void the charge; return the transaction id if the order was charged before."""
         return self.shop.payments.void_charge(order)
 
-    @ending
+    @step
     def void_sale(self, order: Order) -> bool:
         """Void the sale; return whether the stock was taken before."""
         return self.shop.inventory.void_sale(order)
 
-    @ending
+    @step
     def refund_payment(self, order: Order) -> None:
         """Pay back what the order was charged."""
         self.shop.payments.refund_payment(order)

@@ -15,25 +15,23 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Awaitable
+from collections import Counter
 from urllib.parse import quote
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 
-from plumbing.attach import Handle, OrderIdTaken, is_replaced, start_once
 from plumbing.batch import run_batch
-from plumbing.connection import TASK_QUEUE, NoConnection, connect, ui_link
-from plumbing.process import log_to_stderr, run_and_exit, run_loop
-from plumbing.watch import is_retryable, warn_if_nobody_listens, watch
+from plumbing.connection import NoConnection, connect, ui_link
+from plumbing.process import log_to_stderr, run_and_exit
+from plumbing.starting import OPEN, IdTaken, result_of, saying_what_for, start_once
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
-from workflows import ORDER_CONFLICT, ORDER_STATUS, OrderWorkflow, workflow_id_for
+from shop.terminal.streams import Results, run_program
+from workflows import CONFLICT, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
-RECONNECT_SECONDS = 1.0
 # What somebody wants to look at afterwards: the starter prints a link to all of them.
 LISTED = (Status.REJECTED, Status.FAILED, Status.CANCELLED)
 
@@ -42,82 +40,64 @@ logger = logging.getLogger("run_workflow")
 
 async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
     """Start one order, or attach to it, and wait for its end; also through a restart of the server."""
-    is_announced = False
-    while True:
-        try:
-            handle, status = await start_or_attach(client, order)
-            if not is_announced:
-                how = "attached to" if status else "started"
-                logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{handle.id}"))
-                is_announced = True
-            if not wait and status in (None, WorkflowExecutionStatus.RUNNING):
-                return Outcome(order.order_id, Status.STARTED, handle.id)
-            outcome = await wait_for_outcome(client, handle, order)
-            if outcome:
-                return outcome
-        except OrderIdTaken as error:
-            return Outcome(order.order_id, Status.UNKNOWN, str(error))
-        except RPCError as error:
-            if not is_retryable(error):
-                return Outcome(order.order_id, Status.UNKNOWN, f"the server refuses: {error.message}")
-            await asyncio.sleep(RECONNECT_SECONDS)
-
-
-async def start_or_attach(client: Client, order: Order) -> tuple[Handle, WorkflowExecutionStatus | None]:
-    """Start the workflow of an order, or attach to it; for what is returned and raised see `start_once`."""
-    workflow_id = workflow_id_for(order.order_id)
-
-    def start(reuse_policy: WorkflowIDReusePolicy) -> Awaitable[Handle]:
-        return client.start_workflow(
-            OrderWorkflow.run,
-            order,
-            id=workflow_id,
-            task_queue=TASK_QUEUE,
-            # Refuse the id while its workflow runs; USE_EXISTING would not tell which of the two happened.
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            id_reuse_policy=reuse_policy,
-            static_summary=f"{order.total}, customer {order.customer_id}",
-        )
-
-    return await start_once(client, order, workflow_id, OrderWorkflow.__name__, start)
-
-
-async def wait_for_outcome(client: Client, handle: Handle, order: Order) -> Outcome | None:
-    """Wait until a run has closed, and put how it closed into the words of both versions.
-
-    Returns:
-        None if another run has taken its place.
-    """
+    start = start_once(
+        client,
+        OrderWorkflow.run,
+        order,
+        id=workflow_id_for(order.order_id),
+        task_queue=TASK_QUEUE,
+        static_summary=f"{order.total}, customer {order.customer_id}",
+    )
     try:
-        return await handle.result()
+        async with saying_what_for(client, workflow_id_for(order.order_id)):
+            handle, found = await start
+            how = "attached to" if found else "started"
+            logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{handle.id}"))
+            if found in OPEN and not wait:
+                return Outcome(order.order_id, Status.STARTED, handle.id)
+            return await result_of(client, OrderWorkflow.run, handle)
     except WorkflowFailureError as error:
-        cause = error.cause
+        return not_completed(order, error.cause)
+    except IdTaken as error:
+        return Outcome(order.order_id, Status.UNKNOWN, str(error))
+    except RPCError as error:
+        return Outcome(order.order_id, Status.UNKNOWN, f"the server refuses: {error.message}")
+
+
+def not_completed(order: Order, cause: BaseException) -> Outcome:
+    """Put how a workflow closed without a result into the words of both versions."""
     if isinstance(cause, CancelledError):
         return Outcome(order.order_id, Status.CANCELLED, "cancelled before its stock was taken")
     if isinstance(cause, ApplicationError):
-        status = Status.UNKNOWN if cause.type == ORDER_CONFLICT else Status.FAILED
+        status = Status.UNKNOWN if cause.type == CONFLICT else Status.FAILED
         return Outcome(order.order_id, status, cause.message)
-    if await is_replaced(client, handle):
-        return None
     advice = f"start it again to take it to its end, or undo it: python -m shop settle {order.order_id}"
     return Outcome(order.order_id, Status.UNKNOWN, f"{type(cause).__name__}: {cause}; {advice}")
 
 
 async def run_orders(orders: list[Order], concurrency: int, *, wait: bool) -> int:
-    """Run all orders, and return the exit status.
+    """Run all orders, print a line for each as it ends, and return the exit status.
 
     Raises:
         NoConnection: if there is no server.
     """
-    client = await connect(os.environ)
-    watching = asyncio.create_task(watch(client))
-    await warn_if_nobody_listens(client)
-    results = await run_batch(orders, concurrency, functools.partial(run_order, client, wait=wait))
-    watching.cancel()
-    if results is None:
-        return 1
+    client, results = await connect(os.environ), Results()
+
+    def report(order: Order, result: Outcome | BaseException) -> None:
+        if isinstance(result, asyncio.CancelledError):
+            result = Outcome(order.order_id, Status.UNKNOWN, "interrupted; if it was started, it goes on")
+        elif isinstance(result, BaseException):  # Nobody has foreseen it; the other orders go on.
+            logger.error("order %s: a bug, or a server that is newer", order.order_id, exc_info=result)
+            reason = f"{type(result).__name__}: {result}; see the log"
+            result = Outcome(order.order_id, Status.UNKNOWN, reason)
+        results.print(result)
+
+    await run_batch(orders, concurrency, functools.partial(run_order, client, wait=wait), report)
+    counts = Counter(outcome.status for outcome in results.outcomes)
+    if len(orders) > 1:
+        logger.info("outcomes: %s", ", ".join(f"{number} {status.value}" for status, number in counts.items()))
     for status in LISTED:
-        if status in {outcome.status for outcome in results.outcomes}:
+        if status in counts:
             query = quote(f'{ORDER_STATUS.name}="{status.value}"')
             logger.info("%s: %s", status.value, ui_link(client, f"workflows?query={query}"))
     return results.exit_status("run_workflow")
@@ -135,15 +115,14 @@ def main() -> int:
         parser.error(f"--concurrency: must be from 1 to {MAX_CONCURRENCY}")
     try:
         orders = load_orders(arguments.orders)
-    except (OSError, ValueError) as error:
-        print(f"run_workflow: {error}", file=sys.stderr)
-        return 2
-    try:
-        return run_loop(run_orders(orders, arguments.concurrency, wait=not arguments.no_wait))
+        return asyncio.run(run_orders(orders, arguments.concurrency, wait=not arguments.no_wait))
     except NoConnection as error:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 1
+    except (OSError, ValueError) as error:
+        print(f"run_workflow: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    run_and_exit("run_workflow", main)
+    run_and_exit(functools.partial(run_program, "run_workflow", main))

@@ -9,39 +9,39 @@ from typing import Any, NamedTuple, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
-from temporalio.exceptions import (
-    ActivityError,
-    ApplicationError,
-    ApplicationErrorCategory,
-    TimeoutError,
-    is_cancelled_exception,
-)
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities import OrderActivities
-    from shop.errors import OrderConflict, OrderVoided
+    from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal
     from shop.orders import Order, Outcome, Status
 
 T = TypeVar("T")
 Step = Callable[[OrderActivities, Order], T]
 
+TASK_QUEUE = "order-processing"
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
-# The search attribute tells the last of these steps that was reached, or how the order ended. Each write costs about
-# 4 % of an order. The query tells every step.
-SEARCHABLE_STEPS = (OrderActivities.update_inventory, OrderActivities.void_charge)
 ORDER_FAILED = "OrderFailed"
-ORDER_CONFLICT, ORDER_VOIDED = OrderConflict.__name__, OrderVoided.__name__
 
-# Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires. A longer step would
-# heartbeat. There is no limit for all attempts of a step (schedule-to-close): it would count hours without a worker.
-ATTEMPT_TIMEOUT = timedelta(seconds=10)
+# The shop's errors, as `activities.step` names them. After these, another attempt gets the same answer.
+CONFLICT, VOIDED = OrderConflict.__name__, OrderVoided.__name__
+REFUSED, PERMANENT = Refusal.__name__, PermanentError.__name__
+FINAL = (CONFLICT, VOIDED, REFUSED, PERMANENT)
+
+# Bounds one attempt, and is how a killed worker is noticed: the next attempt comes when it expires. There is no limit
+# for all attempts of a step (schedule-to-close): it would count hours without a worker.
+ATTEMPT_TIMEOUT = timedelta(seconds=5)
 
 # The customer waits at the checkout: three attempts, 1 s and 2 s apart; then the order is given up.
-FEW_ATTEMPTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3)
+FEW_ATTEMPTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3, non_retryable_error_types=FINAL)
 # The money is taken: go on for as long as it takes, at most a minute apart, to finish soon after the outage ends.
-UNTIL_DONE = RetryPolicy(maximum_interval=timedelta(minutes=1))
+UNTIL_DONE = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=FINAL)
+# No order ends with its money kept because a refund was refused.
+UNTIL_UNDONE = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=(CONFLICT, VOIDED))
 # A day of attempts: a later mail is useless. Hours without a worker use up none of them.
-CONFIRMATION_RETRIES = RetryPolicy(maximum_interval=timedelta(minutes=1), maximum_attempts=24 * 60)
+CONFIRMATION_RETRIES = RetryPolicy(
+    maximum_interval=timedelta(minutes=1), maximum_attempts=24 * 60, non_retryable_error_types=FINAL
+)
 
 
 def workflow_id_for(order_id: str) -> str:
@@ -75,7 +75,8 @@ class OrderWorkflow:
                 await self._retry(OrderActivities.update_inventory, order, UNTIL_DONE, f"take {order.units}")
             except (ActivityError, asyncio.CancelledError) as error:
                 transaction_id = await shielded(self._void_unless_sold(order, error))
-            # The point of no return: a cancellation comes too late, a confirmation that fails never undoes an order.
+            # The point of no return: the stock is taken. A cancellation comes too late, and a confirmation that cannot
+            # be sent undoes nothing.
             return await shielded(self._confirm_order(order, transaction_id))
         except (ActivityError, asyncio.CancelledError) as error:
             return self._not_completed(order, error)
@@ -88,7 +89,8 @@ class OrderWorkflow:
     async def _void_unless_sold(self, order: Order, error: BaseException) -> str:
         """End an order, unless its stock is taken. The shop decides that, not what this run happens to know.
 
-        A call that timed out may still take effect, and another run of the order may have gone further than this one.
+        A call that timed out may still take effect, and another run may have gone further than this one. So each void
+        leaves a tombstone where nothing has happened yet: a record that refuses the order from then on.
 
         Returns:
             The transaction id if the stock is taken: then the order is to be completed.
@@ -98,58 +100,53 @@ class OrderWorkflow:
         """
         failure = failure_of(error)
         # A conflict: what the id holds belongs to another order. A person decides.
-        if failure.type != ORDER_CONFLICT:
-            why = failure.reason
-            transaction_id = await self._retry(OrderActivities.void_charge, order, UNTIL_DONE, f"void: {why}")
+        if failure.type != CONFLICT:
+            why = f"void: {failure.reason}"
+            transaction_id = await self._retry(OrderActivities.void_charge, order, UNTIL_UNDONE, why)
             if transaction_id is not None:
-                if await self._retry(OrderActivities.void_sale, order, UNTIL_DONE, f"void: {why}"):
+                if await self._retry(OrderActivities.void_sale, order, UNTIL_UNDONE, why):
                     return transaction_id
-                await self._retry(OrderActivities.refund_payment, order, UNTIL_DONE, f"refund {order.total}")
+                await self._retry(OrderActivities.refund_payment, order, UNTIL_UNDONE, f"refund {order.total}")
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
         """Mail the customer, or note that it could not be done."""
+        mail = f"mail customer {order.customer_id}"
         try:
-            await self._retry(
-                OrderActivities.send_confirmation, order, CONFIRMATION_RETRIES, f"mail customer {order.customer_id}"
-            )
+            await self._retry(OrderActivities.send_confirmation, order, CONFIRMATION_RETRIES, mail)
         except ActivityError as error:
             failure = failure_of(error)
-            if failure.type in (ORDER_CONFLICT, ORDER_VOIDED):
+            if failure.type in (CONFLICT, VOIDED, REFUSED):
                 raise
-            await self._retry(OrderActivities.note_unsent, order, UNTIL_DONE, "note that no mail was sent")
+            await self._retry(OrderActivities.note_unsent, order, UNTIL_UNDONE, "note that no mail was sent")
             transaction_id += f"; no confirmation is known to have been sent: {failure.reason}"
-        self._publish_end(Status.COMPLETED, transaction_id)
+        self._publish(Status.COMPLETED.value, transaction_id)
         return Outcome(order.order_id, Status.COMPLETED, transaction_id)
 
     def _not_completed(self, order: Order, error: BaseException) -> Outcome:
         """Return the outcome of an order that was refused, and raise that of one that was given up or cancelled."""
         failure = failure_of(error)
-        self._publish_end(failure.status, failure.reason)
+        self._publish(failure.status.value, failure.reason)
         if failure.status is Status.REJECTED:
             return Outcome(order.order_id, Status.REJECTED, failure.reason)
         if failure.status is Status.CANCELLED:
             raise error
-        raise ApplicationError(failure.reason, type=ORDER_CONFLICT if failure.type == ORDER_CONFLICT else ORDER_FAILED)
+        # The order has ended, and holds nothing: a retry of the whole workflow would find its tombstone.
+        error_type = CONFLICT if failure.type == CONFLICT else ORDER_FAILED
+        raise ApplicationError(failure.reason, type=error_type, non_retryable=True)
 
     async def _retry(self, step: Step[T], order: Order, retries: RetryPolicy, summary: str) -> T:
         """Run a step until it works, is refused for good, or has used up the attempts of its policy."""
-        self._publish(step.__name__, summary, is_searchable=step in SEARCHABLE_STEPS)
+        self._publish(step.__name__, summary)
         return await workflow.execute_activity_method(
             step, order, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=retries, summary=summary
         )
 
-    def _publish_end(self, status: Status, details: str) -> None:
-        """Tell how the order ended, and count it in the worker's metrics; the SDK does not count again on replay."""
-        self._publish(status.value, details, is_searchable=True)
-        workflow.metric_meter().create_counter("orders", "orders by outcome").add(1, {"outcome": status.value})
-
-    def _publish(self, status: str, details: str, *, is_searchable: bool) -> None:
-        """Tell the query, the UI and, where it pays, the search attribute where the order stands."""
+    def _publish(self, status: str, details: str) -> None:
+        """Tell the query, the UI and the search attribute where the order stands."""
         self._status = status
         workflow.set_current_details(f"**{status}**: {details}")
-        if is_searchable:
-            workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])
+        workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])
 
 
 class Failure(NamedTuple):
@@ -169,11 +166,9 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(Status.FAILED, None, "TimeoutError: no answer in time; the last attempt may have taken effect")
     if not isinstance(cause, ApplicationError):
         return Failure(Status.FAILED, None, f"{type(cause).__name__}: {cause}")
-    if cause.type == ORDER_CONFLICT:
-        status = Status.UNKNOWN
-    else:
-        status = Status.REJECTED if cause.category is ApplicationErrorCategory.BENIGN else Status.FAILED
-    return Failure(status, cause.type, f"{cause.type}: {cause.message}")
+    statuses = {CONFLICT: Status.UNKNOWN, VOIDED: Status.REJECTED, REFUSED: Status.REJECTED}
+    reason = cause.message if cause.type in (REFUSED, PERMANENT) else str(cause)
+    return Failure(statuses.get(cause.type or "", Status.FAILED), cause.type, reason)
 
 
 def refuse_foreign_id(order: Order) -> None:
@@ -183,6 +178,7 @@ def refuse_foreign_id(order: Order) -> None:
         raise ApplicationError(
             f"order_id: order {order.order_id} must run as workflow {workflow_id}, not {workflow.info().workflow_id}",
             type="ForeignWorkflowId",
+            non_retryable=True,
         )
 
 

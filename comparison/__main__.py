@@ -7,12 +7,14 @@ import plumbing  # noqa: F401  # first: says so if a package is missing
 # isort: split
 
 import argparse
+import functools
 import sys
 
 from comparison import compare, keys
 from comparison.cost import bench
 from comparison.judge import command as audit_command
 from plumbing.process import run_and_exit
+from shop.terminal.streams import run_program
 
 # Each has `add_arguments(parser)` and `run(arguments)`, which returns the exit status. The first goes without saying.
 COMMANDS = {
@@ -42,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_and_exit("comparison", main)
+    run_and_exit(functools.partial(run_program, "comparison", main))

@@ -1,117 +1,106 @@
-"""What is refused at the door: orders that break a rule, and workflows that this queue does not serve.
+"""What is refused at the door: a workflow that is started with malformed input fails at once, with the reason.
 
-The SDK fails a workflow *task* on input that it cannot decode, and retries that for ever while the order looks as if it
-ran. Here such a workflow fails at once, with the reason.
+The SDK fails the workflow *task* on input that it cannot decode, and tries again for ever, while the workflow looks as
+if it ran. And where an `int` is declared it cuts 1.5 to 1, and takes `true` for 1.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
-from temporalio.api.failure.v1 import Failure
 from temporalio.common import RawValue
 from temporalio.converter import (
     ActivitySerializationContext,
-    DefaultFailureConverter,
     DefaultPayloadConverter,
-    PayloadConverter,
     SerializationContext,
+    WorkflowSerializationContext,
 )
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import (
-    ExecuteWorkflowInput,
-    Interceptor,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
-)
-
-from shop.errors import ShopError
-from shop.orders import InvalidOrder, Order
-from shop.parsing import parse_order
+from temporalio.worker import ExecuteWorkflowInput, Interceptor, WorkflowInboundInterceptor
+from temporalio.worker import WorkflowInterceptorClassInput as ClassInput
 
 
-class OrderPayloadConverter(DefaultPayloadConverter):
-    """Reads orders by the shop's own rules, whoever wrote them.
+class StrictPayloadConverter(DefaultPayloadConverter):
+    """Takes what is sent to a workflow as it was sent, or refuses it. What steps get and return it leaves to the SDK.
 
-    The SDK turns a payload that it cannot decode into a failed workflow *task*, which is retried for ever while the
-    order looks as if it ran. Here a malformed order fails its workflow at once, with the field and the reason.
-
-    A stricter rule does not fail an order that is under way: the failure contradicts the recorded history, which fails
-    the workflow task only, so the order waits for a worker with the rules that it was accepted by.
+    A class may read itself: `from_json(bytes)`, which raises ValueError.
     """
 
-    def with_context(self, context: SerializationContext) -> OrderPayloadConverter:
-        """Check an order where its workflow starts, not again in each step: there it would use up the attempts."""
-        return _UNCHECKED if isinstance(context, ActivitySerializationContext) else self
+    def with_context(self, context: SerializationContext) -> StrictPayloadConverter:
+        """Return the converter for the context. Another object for each step would cost a quarter of the CPU."""
+        if isinstance(context, WorkflowSerializationContext):
+            return _FOR_WORKFLOWS
+        is_alone = isinstance(context, ActivitySerializationContext) and not context.workflow_id
+        return _FOR_STEPS_ALONE if is_alone else self
 
+
+class _ForWorkflows(StrictPayloadConverter):
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode payloads; an order is checked. The SDK gives no hints if there is another number of arguments.
+        # The SDK gives no hints if there is another number of arguments than declared: `Admission` refuses those.
+        hints: Sequence[Any] = type_hints or [None] * len(payloads)
+        return [self._read(payload, hint) for payload, hint in zip(payloads, hints, strict=True)]
 
-        Raises:
-            ApplicationError: of type `InvalidOrder`, for what cannot be decoded or breaks a rule.
-        """
-        if type_hints not in (None, [Order]):
-            return super().from_payloads(payloads, type_hints)
+    def _read(self, payload: Payload, hint: Any) -> Any:  # Any: a type, and a value of it
         try:
-            values = super().from_payloads(payloads)
-            return [parse_order(*values)] if type_hints else values
-        except (ValueError, TypeError, RuntimeError, KeyError, RecursionError) as error:
-            message = str(error) if isinstance(error, InvalidOrder) else f"order: cannot be decoded: {error}"
-            raise ApplicationError(message, type=InvalidOrder.__name__) from error
+            is_json = payload.metadata["encoding"] == b"json/plain"
+            if hasattr(hint, "from_json") and is_json:
+                return hint.from_json(payload.data)
+            (value,) = super().from_payloads([payload], [hint] if hint else None)
+            if isinstance(hint, type) and not isinstance(value, hint):
+                raise TypeError(f"must be {hint.__name__}, not {type(value).__name__}")
+            if hint and is_json and not _keeps(json.loads(payload.data), json.loads(self.to_payload(value).data)):
+                raise ValueError(f"{hint.__name__}: a fraction or a boolean stands where a whole number is declared")
+            return value
+        except Exception as error:  # Converters and classes may raise any.
+            if hint is None:
+                return RawValue(payload)
+            refuse(error)
 
 
-class _UncheckedOrders(OrderPayloadConverter):
-    from_payloads = DefaultPayloadConverter.from_payloads
+class _ForStepsAlone(StrictPayloadConverter):
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        """Decode nothing. An activity that was started on its own refuses it all; an error here would be retried."""
+        return [RawValue(payload) for payload in payloads]
 
 
-_UNCHECKED = _UncheckedOrders()
+_FOR_WORKFLOWS, _FOR_STEPS_ALONE = _ForWorkflows(), _ForStepsAlone()
 
 
-class PlainFailureConverter(DefaultFailureConverter):
-    """Shows an expected failure as its sentence. A stack trace is kept for what nobody expected."""
+class Admission(Interceptor):
+    """Fails a workflow that is started with too many or too few arguments, or with one that fails its own `check()`."""
 
-    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
-        """Encode a failure."""
-        super().to_failure(exception, payload_converter, failure)
-        if isinstance(exception, (ApplicationError, ShopError)):
-            failure.stack_trace = ""
-
-
-class OneOrderInterceptor(Interceptor):
-    """Fails a workflow that was started without an argument or with several; the SDK would retry it for ever."""
-
-    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+    def workflow_interceptor_class(self, input: ClassInput) -> type[WorkflowInboundInterceptor]:
         """Return the check."""
-        return _OneOrderCheck
+        return _Door
 
 
-class _OneOrderCheck(WorkflowInboundInterceptor):
+class _Door(WorkflowInboundInterceptor):
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        if len(input.args) != 1:
-            raise ApplicationError(
-                f"order: the workflow takes one argument, not {len(input.args)}", type=InvalidOrder.__name__
-            )
+        try:
+            inspect.signature(input.run_fn).bind(self, *input.args)
+            for argument in input.args:
+                # A workflow that is replayed was accepted before, perhaps by rules that were less strict.
+                if hasattr(argument, "check") and not workflow.unsafe.is_replaying():
+                    argument.check()
+        except (TypeError, ValueError) as error:
+            refuse(error)
         return await super().execute_workflow(input)
 
 
-@workflow.defn(dynamic=True)
-class UnknownWorkflow:
-    """Fails workflows of any type that the worker does not serve; the SDK would let them wait for ever.
+def refuse(error: Exception) -> NoReturn:
+    """Fail the workflow for good, whatever retry policy it was started with."""
+    raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from None
 
-    Right for a queue of one type. Where types are added, let starts wait for a newer worker: leave this class out.
-    """
 
-    @workflow.run
-    async def run(self, arguments: Sequence[RawValue]) -> None:
-        """Refuse a start, but leave a workflow that is under way to a worker that knows its type.
-
-        Raises:
-            ApplicationError: of type `UnknownWorkflowType`.
-        """
-        message = f"workflow type {workflow.info().workflow_type} is unknown to the workers of this queue"
-        if workflow.unsafe.is_replaying():
-            raise RuntimeError(message)
-        raise ApplicationError(message, type="UnknownWorkflowType")
+def _keeps(sent: Any, kept: Any) -> bool:  # Any: JSON
+    """Tell whether each number was kept as it was sent. What was not kept at all counts as unknown."""
+    if isinstance(sent, dict) and isinstance(kept, dict):
+        return all(_keeps(sent[name], kept[name]) for name in sent.keys() & kept.keys())
+    if isinstance(sent, list) and isinstance(kept, list):
+        return all(map(_keeps, sent, kept))
+    return not isinstance(kept, int) or type(sent) in (type(kept), str)

@@ -1,42 +1,54 @@
-"""How worker and starter reach Temporal: settings, client, links to the UI, and the search attribute."""
+"""How worker and starter reach Temporal: settings, client, search attribute, links to the UI."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from urllib.parse import quote
 
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
-from temporalio.runtime import Runtime
-from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
-from plumbing.admission import OrderPayloadConverter, PlainFailureConverter
-from plumbing.diagnosis import diagnose
-from plumbing.runtime import make_runtime
+from plumbing.admission import StrictPayloadConverter
 
-TASK_QUEUE = "order-processing"
-DEFAULT_ADDRESS = "localhost:7233"
-CONNECT_TIMEOUT_SECONDS = 2.5
-RPC_TIMEOUT = timedelta(seconds=1)
-# A connection that nobody answers any more is closed after 10 s; the default would be 45 s.
-KEEP_ALIVE = KeepAliveConfig(interval_millis=5_000, timeout_millis=5_000)
+CONNECT_TIMEOUT_SECONDS = 4.5
+# A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
+FOR_EVER = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=None, max_retries=2**31)
+
+logger = logging.getLogger("connection")
 
 
 class NoConnection(Exception):
     """The Temporal server cannot be used; the message says why, and what to do."""
 
 
-async def connect(
-    environment: Mapping[str, str], identity: str | None = None, runtime: Runtime | None = None
-) -> Client:
+@functools.cache
+def runtime(metrics_address: str | None = None) -> Runtime:
+    """Return the SDK's native core: one a process, because each has threads and files of its own.
+
+    Its logs go to Python's, not to standard output. With an address (`127.0.0.1:9464`) it serves metrics there.
+
+    Raises:
+        ValueError: if it cannot serve them there.
+    """
+    python = LogForwardingConfig(logging.getLogger("temporalio.core"), append_log_fields_to_message=False)
+    logs = LoggingConfig("ERROR,temporalio_client=WARN,temporalio_sdk_core=WARN,temporalio_sdk=WARN", forwarding=python)
+    metrics = metrics_address and PrometheusConfig(
+        metrics_address, counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
+    )
+    return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics or None))
+
+
+async def connect(environment: Mapping[str, str], core: Runtime | None = None) -> Client:
     """Connect by the standard Temporal environment: `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, ...
 
     See https://docs.temporal.io/develop/environment-configuration.
@@ -45,69 +57,52 @@ async def connect(
         NoConnection: within 5 s, if the settings or the server are not usable.
     """
     try:
-        settings = ClientConfig.load_client_connect_config(override_env_vars=dict(environment))
+        # The SDK would refuse a variable of somebody else's that is not UTF-8.
+        ours = {name: value for name, value in environment.items() if name.startswith("TEMPORAL_")}
+        settings = ClientConfig.load_client_connect_config(override_env_vars=ours)
     except (RuntimeError, ValueError, OSError) as error:
         # Its first line says where. The next ones quote the file, which may hold a key.
         problem = str(error).partition("\n")[0]
         raise NoConnection(f"correct the Temporal settings (TEMPORAL_* or the profile file): {problem}") from error
-    address = settings.setdefault("target_host", DEFAULT_ADDRESS)
-    if "/" in address or not address.rpartition(":")[2].isdecimal():
-        raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
-    converter = replace(
-        DataConverter.default,
-        payload_converter_class=OrderPayloadConverter,
-        failure_converter_class=PlainFailureConverter,
-    )
-    try:
-        connecting = Client.connect(
-            **settings,
-            data_converter=converter,
-            identity=identity,
-            keep_alive_config=KEEP_ALIVE,
-            runtime=runtime or make_runtime(),
+    address = settings.setdefault("target_host", "localhost:7233")
+    converter = replace(DataConverter.default, payload_converter_class=StrictPayloadConverter)
+
+    async def connect_and_look() -> Client:
+        client = await Client.connect(
+            **settings, data_converter=converter, runtime=core or runtime(), retry_config=FOR_EVER
         )
-        client = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_SECONDS)
-        await client.workflow_service.describe_namespace(
-            DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
-        )
-    except (RuntimeError, ValueError, asyncio.TimeoutError) as error:
-        raise NoConnection(diagnose(error, address, is_secure=bool(settings.get("tls")))) from error
-    except RPCError as error:
-        advice = "check TEMPORAL_NAMESPACE and TEMPORAL_API_KEY"
-        raise NoConnection(f"the Temporal server at {address} refuses: {error.message}; {advice}") from error
-    return client
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+        return client
 
-
-async def register_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:
-    """Register a Keyword if the server lacks it: a workflow that sets an unknown attribute hangs.
-
-    Raises:
-        NoConnection: if it does not, and may not be told from here.
-    """
-    name, keyword = key.name, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    operator = client.operator_service
     try:
-        known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
-        if name not in known.custom_attributes:
-            await operator.add_search_attributes(
-                AddSearchAttributesRequest(namespace=client.namespace, search_attributes={name: keyword})
-            )
-        elif known.custom_attributes[name] != keyword:
-            raise NoConnection(f"the search attribute {name} is there, but is no Keyword; remove it first")
-    except RPCError as error:
-        if error.status is RPCStatusCode.UNAVAILABLE:
-            raise NoConnection(f"the Temporal server has gone away ({error.message}); start this again") from error
+        return await asyncio.wait_for(connect_and_look(), CONNECT_TIMEOUT_SECONDS)
+    except (asyncio.TimeoutError, RuntimeError, ValueError, RPCError) as error:
+        # RPCError: the server has answered, for example that there is no such namespace.
+        reason = " ".join(str(error).split()) or f"no answer within {CONNECT_TIMEOUT_SECONDS} s"
         raise NoConnection(
-            f"the search attribute {name} cannot be registered from here ({error.message}); somebody who may must run:"
-            f" temporal operator search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
+            f"the Temporal server at {address} cannot be used: {reason}; is it running (python run_server.py)?"
+            " If so, check the TEMPORAL_* settings"
         ) from error
 
 
+async def add_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:
+    """Add a search attribute, unless it is there; where only operators may do that, say the command."""
+    request = AddSearchAttributesRequest(namespace=client.namespace)
+    request.search_attributes[key.name] = key.indexed_value_type.value  # type: ignore[assignment]  # the enum's number
+    try:
+        await client.operator_service.add_search_attributes(request)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+            logger.warning(
+                "cannot add the search attribute %s (%s). Workflows wait until it is there:"
+                " temporal operator search-attribute create --namespace %s --name %s --type Keyword",
+                *(key.name, error.message, client.namespace, key.name),
+            )
+
+
 def ui_link(client: Client, path: str) -> str:
-    """Return where the UI shows `path`, by the development server's rule: the UI listens 1000 above the server."""
+    """Return where the UI shows `path`. The development server's UI listens 1000 above the server."""
     host, _, port = client.service_client.config.target_host.rpartition("/")[2].rpartition(":")
-    if host.endswith((".tmprl.cloud", ".temporal.io")):
-        base = "https://cloud.temporal.io"
-    else:
-        base = f"http://{host}:{int(port) + 1000}"
+    is_cloud = host.endswith((".tmprl.cloud", ".temporal.io"))
+    base = "https://cloud.temporal.io" if is_cloud else f"http://{host}:{int(port) + 1000}"
     return f"{base}/namespaces/{quote(client.namespace)}/{path}"

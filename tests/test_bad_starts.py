@@ -18,9 +18,9 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 from comparison.stage.processes import Server
-from plumbing.connection import TASK_QUEUE
 from run_workflow import run_order
 from shop.orders import Status
+from workflows import TASK_QUEUE
 
 AnyHandle: TypeAlias = WorkflowHandle[Any, Any]  # Any: workflows of whatever type
 

@@ -19,8 +19,8 @@ from temporalio.worker import Interceptor, Worker
 
 from activities import activities_of
 from comparison.stage.processes import Program, Server, clean_environment, wait_until
-from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
-from plumbing.connection import TASK_QUEUE, register_search_attribute
+from plumbing.admission import Admission
+from plumbing.connection import add_search_attribute
 from run_worker import STICKY_TIMEOUT
 from run_workflow import start_or_attach, wait_for_outcome
 from shop.errors import ServiceUnavailable
@@ -28,7 +28,7 @@ from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import ORDER_STATUS, OrderWorkflow
+from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow
 
 Handle: TypeAlias = WorkflowHandle[OrderWorkflow, Outcome]
 
@@ -51,7 +51,7 @@ async def serve(
             task_queue=TASK_QUEUE,
             workflows=workflows,
             activities=activities_of(shop) if shop else [],
-            interceptors=[OneOrderInterceptor(), *interceptors],
+            interceptors=[Admission(), *interceptors],
             activity_executor=threads,
             max_concurrent_activities=THREADS,
             max_cached_workflows=max_cached_workflows,
@@ -207,7 +207,7 @@ async def open_counter(server: Server, directory: Path) -> AsyncIterator[Counter
     stage = await make_stage(server, directory)
     plans: dict[str, FaultPlan] = {}
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         yield Counter(stage, shop, plans)
     shop.close()
@@ -221,7 +221,7 @@ async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> A
 
 async def test_a_cancel_before_the_first_step_leaves_the_tombstone_of_the_payment(stage: Stage, shop: Shop) -> None:
     order = make_order()
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     handle = await start(stage.client, order)
     await handle.cancel()
 
@@ -409,7 +409,7 @@ async def test_a_cancel_that_arrives_together_with_the_result_of_a_step_ends_the
     holds = [Hold(step=step) for step in steps]
     plans = {order.order_id: hold.plan() for order, hold in zip(orders, holds, strict=True)}
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop, workflows=()):
         async with serve(stage.client):
@@ -478,7 +478,7 @@ async def test_a_worker_that_forgets_its_workflows_after_each_task_ends_each_ord
         sold_out.order_id: sold_out_hold.plan(),
     }
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop, max_cached_workflows=0):
         handles = {order: await start(stage.client, order) for order in orders}

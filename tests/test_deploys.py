@@ -35,13 +35,13 @@ from test_cancellation import (
 
 from comparison.stage.processes import ROOT, Server, wait_until
 from plumbing import admission
-from plumbing.admission import OneOrderInterceptor, UnknownWorkflow
-from plumbing.connection import TASK_QUEUE, register_search_attribute
+from plumbing.admission import Admission
+from plumbing.connection import add_search_attribute
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import InvalidOrder, Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import ORDER_STATUS, OrderWorkflow, workflow_id_for
+from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 HISTORIES = Path(__file__).parent / "histories"
 NEUTRAL_IDENTITY = "recorder"
@@ -120,7 +120,7 @@ async def record_histories(server: Server, directory: Path) -> None:
     }
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
     shop.payments.process_payment(make_order("conflict", customer_id="grace"))
-    await register_search_attribute(client, ORDER_STATUS)
+    await add_search_attribute(client, ORDER_STATUS)
     async with serve(client, shop):
         handles = {kind: await start(client, order) for kind, order in orders.items()}
         await wait_until(being_paid.reached.is_set, "the order has seen the last one")
@@ -162,9 +162,7 @@ def kept_history(kind: str) -> WorkflowHistory:
 
 
 def replayer(client: Client, workflow_type: type) -> Replayer:
-    return Replayer(
-        workflows=[workflow_type], data_converter=client.data_converter, interceptors=[OneOrderInterceptor()]
-    )
+    return Replayer(workflows=[workflow_type], data_converter=client.data_converter, interceptors=[Admission()])
 
 
 @pytest.mark.parametrize("kind", LAST_EVENTS)
@@ -219,7 +217,7 @@ async def start_impatient(client: Client, order: Order) -> Handle:
 async def order_being_paid(stage: Stage, shop: Shop, hold: Hold) -> AsyncIterator[tuple[Order, Handle]]:
     """Bring an order to its payment; then stop the worker that runs workflows, while the payment goes on."""
     order = make_order()
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop, workflows=()):
         async with serve(stage.client):
             handle = await start_impatient(stage.client, order)
@@ -307,7 +305,7 @@ async def test_an_order_whose_payment_is_retried_survives_a_stricter_rule(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, shop = make_order(), Shop(stage.data, parse_faults("process_payment:unavailable"))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         handle = await start_impatient(stage.client, order)
         await wait_for_attempt(shop, order, "process_payment")

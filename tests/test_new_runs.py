@@ -32,13 +32,13 @@ from test_cancellation import (
 )
 
 from comparison.stage.processes import POLL_SECONDS, Server, wait_until
-from plumbing.connection import TASK_QUEUE, register_search_attribute
+from plumbing.connection import add_search_attribute
 from run_workflow import run_order
 from shop.catalogue import PRODUCTS, Product
 from shop.faults import FaultPlan, parse_faults
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
+from workflows import FEW_ATTEMPTS, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 NO_STOCK_YET = "update_inventory:unavailable*inf"
 # Events of type WorkflowTaskCompleted: what comes after them is done anew.
@@ -192,7 +192,7 @@ async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> A
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
     skus = [order_of(*cell).order_id for cell in CELLS]
     shop.inventory.replace_products([*PRODUCTS, *(Product(sku, sku, 1) for sku in skus)])
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         yield Counter(stage, shop, plans)
     shop.close()
@@ -266,7 +266,7 @@ async def test_a_completed_order_that_is_reset_completes_again_whatever_is_down(
 async def forgetful(counter: Counter, server: Server) -> AsyncIterator[Stage]:
     """Serve the same shop on a namespace that knows none of its orders."""
     stage = await make_stage(server, counter.stage.directory)
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, counter.shop):
         yield stage
 

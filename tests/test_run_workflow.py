@@ -21,19 +21,19 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order, make_stage, write_orders
+from plumbing.watch import pollers, warn_if_nobody_listens
 from test_cancellation import end_of, serve, start
 from wire import Wire
 
 from comparison.stage.processes import POLL_SECONDS, ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing import watch
-from plumbing.connection import TASK_QUEUE, NoConnection, connect, register_search_attribute
-from plumbing.watch import pollers, warn_if_nobody_listens
+from plumbing.connection import NoConnection, add_search_attribute, connect
 from run_workflow import main, run_order
 from shop.faults import parse_faults
 from shop.orders import Order, Status
 from shop.shop import Shop
 from shop.terminal.streams import run_program
-from workflows import ORDER_STATUS
+from workflows import ORDER_STATUS, TASK_QUEUE
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ async def start_and_wait_until_started(stage: Stage, *orders: Order) -> Program:
 @asynccontextmanager
 async def serving(stage: Stage, faults: str = "") -> AsyncIterator[None]:
     """Run a worker in this process, where the worker is not what the test is about."""
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     with closing(Shop(stage.data, parse_faults(faults))) as shop:
         async with serve(stage.client, shop):
             yield

@@ -27,7 +27,7 @@ from test_cancellation import (
 )
 
 from comparison.stage.processes import Server, wait_until
-from plumbing.connection import register_search_attribute
+from plumbing.connection import add_search_attribute
 from shop.faults import parse_faults
 from shop.ledger import read_ledger
 from shop.orders import Order, Status
@@ -123,7 +123,7 @@ async def test_an_order_that_is_held_in_a_step_says_so(held: Held, counter: Coun
 async def test_a_payment_that_is_retried_shows_its_attempts_and_the_error(stage: Stage) -> None:
     order = make_order()
     shop = Shop(stage.data, parse_faults("process_payment:unavailable*2"))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop):
         handle = await start(stage.client, order)
@@ -192,7 +192,7 @@ async def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Asy
     }
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
     shop.payments.process_payment(make_order("conflict", customer_id="grace"))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     async with serve(stage.client, shop):
         ends = {
             kind: Ended(await start(stage.client, order), order, details) for kind, (order, details) in orders.items()

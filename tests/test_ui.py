@@ -14,7 +14,7 @@ from proofs.browser import Browser, browser, is_installed
 from test_cancellation import PlanOfEachOrder, serve
 
 from comparison.stage.processes import Server
-from plumbing.connection import register_search_attribute
+from plumbing.connection import add_search_attribute
 from shop.faults import parse_faults
 from shop.shop import Shop
 from workflows import ORDER_STATUS
@@ -43,7 +43,7 @@ class Window:
 @pytest.fixture(scope="module")
 async def window(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Window]:
     stage = await make_stage(server, tmp_path_factory.mktemp("ui"))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
     starter = stage.starter(*map(make_order, FAULTS))
     with closing(Shop(stage.data, PlanOfEachOrder(plans=FAULTS))) as shop:
         async with serve(stage.client, shop):

@@ -37,14 +37,14 @@ from test_cancellation import (
 )
 
 from comparison.stage.processes import POLL_SECONDS, wait_until
-from plumbing.admission import OrderPayloadConverter
-from plumbing.connection import TASK_QUEUE, register_search_attribute
+from plumbing.admission import StrictPayloadConverter
+from plumbing.connection import add_search_attribute
 from run_workflow import wait_for_outcome
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS, ORDER_STATUS, UNTIL_DONE, OrderWorkflow
+from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS, ORDER_STATUS, TASK_QUEUE, UNTIL_DONE, OrderWorkflow
 
 TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 # Of real time: what is here to show is that hours of the server's time pass in it.
@@ -94,7 +94,7 @@ async def environment() -> AsyncIterator[WorkflowEnvironment]:
     """Run a server that skips time, for one test."""
     async with await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=str(TEST_SERVER),
-        data_converter=replace(DataConverter.default, payload_converter_class=OrderPayloadConverter),
+        data_converter=replace(DataConverter.default, payload_converter_class=StrictPayloadConverter),
     ) as started:
         # An order hangs on a server that does not know the attribute.
         await started.client.operator_service.add_search_attributes(
@@ -310,7 +310,7 @@ async def test_of_two_who_want_the_last_item_one_gets_it_and_the_other_is_refund
     holds = [Hold(step="process_payment") for _ in orders]
     plans = {order.order_id: hold.plan() for order, hold in zip(orders, holds, strict=True)}
     shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    await register_search_attribute(stage.client, ORDER_STATUS)
+    await add_search_attribute(stage.client, ORDER_STATUS)
 
     async with serve(stage.client, shop):
         handles = [await start(stage.client, order) for order in orders]

@@ -15,8 +15,9 @@ from temporalio import activity, workflow
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
-    from plumbing.connection import TASK_QUEUE, connect
+    from plumbing.connection import connect
     from run_worker import MAX_CONCURRENT_STEPS, STICKY_TIMEOUT
+    from workflows import TASK_QUEUE
 
 STEPS = 4
 

@@ -18,7 +18,6 @@ from comparison.cost.floor import Floor
 from comparison.judge.audit import Ending, accounts_of
 from comparison.stage.processes import ROOT, Program, Server, Worker
 from order_processor import process_order
-from plumbing.connection import TASK_QUEUE
 from run_server import SETTINGS
 from run_workflow import run_order
 from shop.catalogue import Product
@@ -26,6 +25,7 @@ from shop.faults import parse_faults
 from shop.ledger import read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
 from shop.shop import Shop
+from workflows import TASK_QUEUE
 
 IN_FLIGHT = 32
 # As services of real life: 20 ms for the stock, each time, 200 ms for the payment, 50 ms for the mail.

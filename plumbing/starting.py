@@ -1,0 +1,152 @@
+"""One workflow for one id: starts it, or attaches to it; starts anew what was cut short; says what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+from temporalio.types import MethodAsyncSingleParam
+
+WorkflowT = TypeVar("WorkflowT")
+InputT = TypeVar("InputT")
+ResultT = TypeVar("ResultT")
+
+# The server's words for it: the SDK's enumeration lacks PAUSED, and so its own `describe` fails on one that is.
+PAUSED = Status.WORKFLOW_EXECUTION_STATUS_PAUSED
+OPEN = (None, Status.WORKFLOW_EXECUTION_STATUS_RUNNING, PAUSED)
+# What closes a workflow without an end of its own: started again, it goes to its end.
+CUT_SHORT = (Status.WORKFLOW_EXECUTION_STATUS_TERMINATED, Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT)
+FIRST_SECONDS, NEXT_SECONDS = 10.0, 60.0
+
+logger = logging.getLogger("starting")
+
+
+class IdTaken(Exception):
+    """Something else runs or ran under this workflow id."""
+
+
+async def start_once(
+    client: Client,
+    run: MethodAsyncSingleParam[WorkflowT, InputT, ResultT],
+    argument: InputT,
+    **options: Any,  # of `Client.start_workflow`: `id` and `task_queue` at least
+) -> tuple[WorkflowHandle[WorkflowT, ResultT], int | None]:
+    """Start a workflow. If it runs, or ran to its end and is remembered, return that one.
+
+    The SDK's `USE_EXISTING` does not compare the input, and starts one that is closed again.
+
+    Returns:
+        A handle, and the server's word (`Status`) for how it was found; None if it was started here.
+
+    Raises:
+        IdTaken: if it runs or ran with another input, or runs again and again; it is left alone.
+        RPCError: if the server refuses.
+    """
+    options["id_conflict_policy"] = WorkflowIDConflictPolicy.FAIL
+    options["id_reuse_policy"] = WorkflowIDReusePolicy.REJECT_DUPLICATE
+    while True:
+        try:
+            return await client.start_workflow(run, argument, **options), None
+        except WorkflowAlreadyStartedError:
+            found = (await describe(client, options["id"])).workflow_execution_info
+        handle = client.get_workflow_handle_for(run, options["id"], run_id=found.execution.run_id)
+        await _refuse_another(client, handle, argument)
+        if found.status not in CUT_SHORT:
+            return handle, int(found.status)
+        options["id_reuse_policy"] = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+
+
+async def _refuse_another(client: Client, handle: WorkflowHandle[Any, Any], argument: object) -> None:
+    first = await anext(handle.fetch_history_events(page_size=1))
+    started = first.workflow_execution_started_event_attributes
+    if started.cron_schedule:
+        raise IdTaken(f"{handle.id} runs on a cron schedule, and so has no end; it was left alone")
+    try:
+        sent = await client.data_converter.decode(started.input.payloads, [type(argument)])
+    except Exception:  # It is no such argument, for which a converter may raise any error.
+        sent = []
+    if sent != [argument]:
+        raise IdTaken(f"{handle.id} runs or ran with other content; it was left alone")
+
+
+async def result_of(
+    client: Client, run: MethodAsyncSingleParam[WorkflowT, Any, ResultT], handle: WorkflowHandle[WorkflowT, ResultT]
+) -> ResultT:
+    """Wait for the result of a workflow; after a reset, for that of the run that took its place.
+
+    Raises:
+        WorkflowFailureError: if it closes in another way.
+        RPCError: if the server refuses.
+    """
+    while True:
+        try:
+            return await handle.result()
+        except WorkflowFailureError as error:
+            run_id = (await describe(client, handle.id)).workflow_execution_info.execution.run_id
+            if not isinstance(error.cause, TerminatedError) or run_id == handle.result_run_id:
+                raise
+        handle = client.get_workflow_handle_for(run, handle.id, run_id=run_id)
+
+
+@asynccontextmanager
+async def saying_what_for(client: Client, workflow_id: str) -> AsyncIterator[None]:
+    """Log what a workflow waits for: after ten seconds, then each minute, until the block is left."""
+
+    async def say() -> None:
+        await asyncio.sleep(FIRST_SECONDS)
+        while True:
+            try:
+                logger.info("%s waits: %s", workflow_id, await what_for(client, workflow_id))
+            except RPCError as error:
+                logger.info("%s waits: the server does not answer (%s)", workflow_id, error.message)
+            await asyncio.sleep(NEXT_SECONDS)
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
+
+
+async def what_for(client: Client, workflow_id: str) -> str:
+    """Return what a workflow waits for, in words.
+
+    Raises:
+        RPCError: if the server does not answer.
+    """
+    found = await describe(client, workflow_id, retry=False)
+    if found.workflow_execution_info.status == PAUSED:
+        return f"it is paused; let it go on: temporal workflow unpause --workflow-id {workflow_id}"
+    nobody = f"no worker listens on task queue {found.execution_config.task_queue.name}, or all are busy"
+    if found.pending_workflow_task.attempt == 1:
+        return nobody
+    if found.pending_workflow_task.attempt:
+        history = (await client.get_workflow_handle(workflow_id).fetch_history()).events
+        failures = [event.workflow_task_failed_event_attributes.failure.message for event in history]
+        return f"its workers fail to run it: {' '.join(filter(None, failures)) or 'see its history'}"
+    steps = []
+    for step in found.pending_activities:
+        is_waiting = step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
+        reason = "it is paused" if step.paused else step.last_failure.message or "no answer yet"
+        if is_waiting and not step.HasField("next_attempt_schedule_time"):
+            reason = nobody
+        steps.append(f"{step.activity_type.name}, attempt {step.attempt}: {reason}")
+    return "; ".join(steps) or "a timer, a signal, or another workflow"
+
+
+async def describe(client: Client, workflow_id: str, *, retry: bool = True) -> DescribeWorkflowExecutionResponse:
+    """Return what the server knows of the latest run."""
+    execution = WorkflowExecution(workflow_id=workflow_id)
+    request = DescribeWorkflowExecutionRequest(namespace=client.namespace, execution=execution)
+    return await client.workflow_service.describe_workflow_execution(request, retry=retry)

@@ -14,21 +14,22 @@ from typing import TypeAlias
 import pytest
 from conftest import Stage, make_order, make_stage
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.worker import Interceptor, Worker
 
 from activities import activities_of
 from comparison.stage.processes import Program, Server, clean_environment, wait_until
 from plumbing.admission import Admission
 from plumbing.connection import add_search_attribute
+from plumbing.starting import start_once
 from run_worker import STICKY_TIMEOUT
-from run_workflow import start_or_attach, wait_for_outcome
+from run_workflow import not_completed
 from shop.errors import ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Item, Order, Outcome, Status
 from shop.shop import Shop
-from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow
+from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 Handle: TypeAlias = WorkflowHandle[OrderWorkflow, Outcome]
 
@@ -40,7 +41,7 @@ PATIENCE_SECONDS = 30.0
 async def serve(
     client: Client,
     shop: Shop | None = None,
-    workflows: Sequence[type] = (OrderWorkflow, UnknownWorkflow),
+    workflows: Sequence[type] = (OrderWorkflow,),
     interceptors: Sequence[Interceptor] = (),
     max_cached_workflows: int = 1000,
 ) -> AsyncIterator[None]:
@@ -98,14 +99,17 @@ class PlanOfEachOrder(FaultPlan):
 
 async def start(client: Client, order: Order) -> Handle:
     """Start an order as the starter does."""
-    handle, _ = await start_or_attach(client, order)
+    workflow_id = workflow_id_for(order.order_id)
+    handle, _ = await start_once(client, OrderWorkflow.run, order, id=workflow_id, task_queue=TASK_QUEUE)
     return handle
 
 
 async def end_of(client: Client, handle: Handle, order: Order) -> tuple[Status, WorkflowExecutionStatus | None]:
     """Wait for the end of an order; return its outcome, and how the server closed its workflow."""
-    outcome = await asyncio.wait_for(wait_for_outcome(client, handle, order), PATIENCE_SECONDS)
-    assert outcome, "another run has taken its place"
+    try:
+        outcome = await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)
+    except WorkflowFailureError as error:
+        outcome = not_completed(order, error.cause)
     return outcome.status, (await handle.describe()).status
 
 

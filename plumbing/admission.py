@@ -81,20 +81,26 @@ class Admission(Interceptor):
 
 class _Door(WorkflowInboundInterceptor):
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        try:
-            inspect.signature(input.run_fn).bind(self, *input.args)
+        declared = [name for name in inspect.signature(input.run_fn).parameters if name != "self"]
+        # Optional parameters do not help: if one is left out, the SDK decodes none by its type.
+        if len(input.args) != len(declared):
+            refuse(TypeError(f"takes {len(declared)} argument(s) ({', '.join(declared)}), not {len(input.args)}"))
+        # A workflow that is replayed was accepted before, perhaps by rules that were less strict.
+        if not workflow.unsafe.is_replaying():
             for argument in input.args:
-                # A workflow that is replayed was accepted before, perhaps by rules that were less strict.
-                if hasattr(argument, "check") and not workflow.unsafe.is_replaying():
-                    argument.check()
-        except (TypeError, ValueError) as error:
-            refuse(error)
+                try:
+                    argument.check() if hasattr(argument, "check") else None
+                except ValueError as error:
+                    refuse(error)
         return await super().execute_workflow(input)
 
 
-def refuse(error: Exception) -> NoReturn:
+def refuse(error: BaseException) -> NoReturn:
     """Fail the workflow for good, whatever retry policy it was started with."""
-    raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from None
+    name, reasons, cause = type(error).__name__, [str(error)], error.__cause__
+    while cause:
+        reasons, cause = [*reasons, str(cause)], cause.__cause__
+    raise ApplicationError(": ".join(reasons), type=name, non_retryable=True) from None
 
 
 def _keeps(sent: Any, kept: Any) -> bool:  # Any: JSON

@@ -88,10 +88,11 @@ class _Door(WorkflowInboundInterceptor):
         # A workflow that is replayed was accepted before, perhaps by rules that were less strict.
         if not workflow.unsafe.is_replaying():
             for argument in input.args:
-                try:
-                    argument.check() if hasattr(argument, "check") else None
-                except ValueError as error:
-                    refuse(error)
+                if hasattr(argument, "check"):
+                    try:
+                        argument.check()
+                    except ValueError as error:
+                        refuse(error)
         return await super().execute_workflow(input)
 
 

@@ -65,6 +65,8 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
         problem = str(error).partition("\n")[0]
         raise NoConnection(f"correct the Temporal settings (TEMPORAL_* or the profile file): {problem}") from error
     address = settings.setdefault("target_host", "localhost:7233")
+    if not address.rpartition(":")[2].isdecimal():
+        raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
     converter = replace(DataConverter.default, payload_converter_class=StrictPayloadConverter)
 
     async def connect_and_look() -> Client:
@@ -77,12 +79,10 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
     try:
         return await asyncio.wait_for(connect_and_look(), CONNECT_TIMEOUT_SECONDS)
     except (asyncio.TimeoutError, RuntimeError, ValueError, RPCError) as error:
-        # RPCError: the server has answered, for example that there is no such namespace.
-        reason = " ".join(str(error).split()) or f"no answer within {CONNECT_TIMEOUT_SECONDS} s"
-        raise NoConnection(
-            f"the Temporal server at {address} cannot be used: {reason}; is it running (python run_server.py)?"
-            " If so, check the TEMPORAL_* settings"
-        ) from error
+        says = "refuses" if isinstance(error, RPCError) else "does not answer"
+        reason = " ".join(str(error).split()) or f"nothing within {CONNECT_TIMEOUT_SECONDS} s"
+        advice = "is it running (python run_server.py)? If so, check the TEMPORAL_* settings"
+        raise NoConnection(f"the Temporal server at {address} {says}: {reason}; {advice}") from error
 
 
 async def add_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:

@@ -11,8 +11,9 @@ from comparison.stage.processes import Server
 class Wire:
     """Carries bytes to a server and back."""
 
-    def __init__(self, server: Server) -> None:
-        """Choose the server; `mend` begins to carry."""
+    def __init__(self, server: Server, delay_seconds: float = 0.0) -> None:
+        """Choose the server, and how long bytes take in each direction; `mend` begins to carry."""
+        self._delay_seconds = delay_seconds
         self._server_port = server.port
         self._open: set[asyncio.StreamWriter] = set()
         self._port = 0
@@ -54,6 +55,7 @@ class Wire:
         with suppress(OSError):
             while part := await reader.read(65536):
                 await self._carries.wait()
+                await asyncio.sleep(self._delay_seconds)
                 writer.write(part)
                 await writer.drain()
         writer.close()

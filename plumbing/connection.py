@@ -16,13 +16,15 @@ from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
-from temporalio.service import RetryConfig, RPCError, RPCStatusCode
+from temporalio.service import KeepAliveConfig, RetryConfig, RPCError, RPCStatusCode
 
 from plumbing.admission import StrictPayloadConverter
 
 CONNECT_TIMEOUT_SECONDS = 4.5
 # A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
 FOR_EVER = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=None, max_retries=2**31)
+# A connection on which nobody answers is closed after ten seconds, not three quarters of a minute.
+ALIVE = KeepAliveConfig(interval_millis=5_000, timeout_millis=5_000)
 
 logger = logging.getLogger("connection")
 
@@ -71,7 +73,11 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
 
     async def connect_and_look() -> Client:
         client = await Client.connect(
-            **settings, data_converter=converter, runtime=core or runtime(), retry_config=FOR_EVER
+            **settings,
+            data_converter=converter,
+            runtime=core or runtime(),
+            retry_config=FOR_EVER,
+            keep_alive_config=ALIVE,
         )
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
         return client

@@ -8,32 +8,29 @@ import json
 import logging
 import os
 import pty
-import re
 import signal
 import socket
 import sys
 import termios
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order, make_stage, write_orders
-from plumbing.watch import pollers, warn_if_nobody_listens
-from test_cancellation import end_of, serve, start
+from temporalio import workflow
+from test_cancellation import serve
 from wire import Wire
 
-from comparison.stage.processes import POLL_SECONDS, ROOT, Program, Server, clean_environment, free_port, wait_until
-from plumbing import watch
-from plumbing.connection import NoConnection, add_search_attribute, connect
+from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
+from plumbing.connection import add_search_attribute
 from run_workflow import main, run_order
 from shop.faults import parse_faults
 from shop.orders import Order, Status
 from shop.shop import Shop
 from shop.terminal.streams import run_program
-from workflows import ORDER_STATUS, TASK_QUEUE
+from workflows import ORDER_STATUS
 
 
 @dataclass(frozen=True)
@@ -131,11 +128,6 @@ async def test_each_order_is_announced_with_its_link_to_the_ui(from_file: Ended,
         assert from_file.log.count(f"order {order_id}: started {link}\n") == 1
 
 
-async def test_where_a_worker_listens_no_warning_is_given(from_file: Ended) -> None:
-    assert from_file.status == 0
-    assert "no worker" not in from_file.log
-
-
 async def test_orders_come_from_standard_input(served: Stage, tmp_path: Path) -> None:
     ended = await run_starter(served.settings, "-", stdin=two_orders(tmp_path, "stdin").read_bytes())
 
@@ -203,47 +195,6 @@ async def test_a_bad_file_ends_the_program_with_2_and_one_sentence(tmp_path: Pat
     assert ended.log.startswith(f"run_workflow: {path}: {named}")
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.0.0.1:7233/", "http://127.0.0.1:7233", "127.0.0.1:x", ":", "no address"]
-)
-async def test_an_address_that_cannot_be_is_named_with_its_form(address: str) -> None:
-    with pytest.raises(NoConnection, match=f"^correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}$"):
-        await connect(clean_environment(TEMPORAL_ADDRESS=address))
-
-
-async def test_a_server_that_was_never_there_is_reported_within_five_seconds(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    started = time.monotonic()
-
-    with pytest.raises(NoConnection) as refusal:
-        await connect(clean_environment(TEMPORAL_ADDRESS=address))
-
-    assert time.monotonic() - started < 5
-    (sentence,) = str(refusal.value).splitlines()
-    assert f"no Temporal server answers at {address}; start one" in sentence
-    assert re.search(r"the SDK says: \S+", sentence)
-    # The programs would write it before the sentence.
-    assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
-
-
-@pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])
-async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_seconds(
-    tmp_path: Path, program: str
-) -> None:
-    async with connecting_to_silence(tmp_path, program) as connected:
-        started = time.monotonic()
-        status = await connected.wait(10)
-        seconds = time.monotonic() - started
-
-    log = connected.errors.read_text()
-    assert (status, connected.lines(), log.count("\n")) == (1, [], 1)
-    assert log.startswith(f"{program.removesuffix('.py')}: no Temporal server answers at 127.0.0.1:")
-    assert log.endswith("the SDK says: no answer in time\n")
-    assert seconds < 5
-
-
 @asynccontextmanager
 async def connecting_to_silence(directory: Path, program: str) -> AsyncIterator[Program]:
     """Run a program whose server accepts the connection and never answers; begin when it has connected."""
@@ -257,39 +208,6 @@ async def connecting_to_silence(directory: Path, program: str) -> AsyncIterator[
         with connection:
             yield connecting
         await connecting.stop()
-
-
-async def test_a_worker_that_was_killed_is_forgotten_long_before_the_server_forgets_it(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    worker = await stage.start_worker()
-    while not await pollers(stage.client):
-        await asyncio.sleep(POLL_SECONDS)
-    await worker.kill()
-    await warn_if_nobody_listens(stage.client)
-    warned_at_once = "no worker listens" in caplog.text
-    monkeypatch.setattr(watch, "LISTENING_SECONDS", 0.5)
-
-    while await pollers(stage.client):
-        await asyncio.sleep(POLL_SECONDS)
-    await warn_if_nobody_listens(stage.client)
-
-    assert not warned_at_once
-    assert "no worker listens" in caplog.text
-
-
-async def test_an_order_without_a_worker_waits_and_the_starter_says_so_within_five_seconds(stage: Stage) -> None:
-    starter = stage.starter(make_order())
-    started = time.monotonic()
-    await starter.start()
-    await wait_until(lambda: "no worker listens" in starter.errors.read_text(), "the warning", 10)
-    seconds_to_warning = time.monotonic() - started
-
-    async with serving(stage):
-        status = await starter.wait(30)
-
-    assert seconds_to_warning < 5
-    assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
 
 
 async def test_no_wait_starts_the_orders_and_leaves(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -317,43 +235,6 @@ async def test_concurrency_one_processes_one_order_after_the_other(served: Stage
     assert tried == [order_id for order_id in order_ids for _ in range(4)]
 
 
-async def test_the_same_order_started_twice_at_once_is_one_order_with_one_answer(served: Stage) -> None:
-    order = make_order("twice")
-
-    one, other = await asyncio.gather(*(run_order(served.client, order, wait=True) for _ in range(2)))
-
-    assert one.status is Status.COMPLETED
-    assert other == one
-    tried = [attempt.outcome for attempt in served.ledger().attempts if attempt.order_id == "twice"]
-    assert tried == ["ok"] * 4
-
-
-@pytest.mark.parametrize(
-    ("token", "faults", "status", "charges"),
-    [
-        ("tok_visa", "", Status.COMPLETED, 1),
-        ("tok_chargeDeclined", "", Status.REJECTED, 0),
-        ("tok_visa", "process_payment:lost_reply*inf", Status.FAILED, 1),
-        ("tok_visa", "process_payment:unavailable*inf", Status.FAILED, 0),
-    ],
-)
-async def test_an_order_that_is_run_again_after_its_end_gives_the_outcome_it_had_waited_for_or_not(
-    stage: Stage, token: str, faults: str, status: Status, charges: int
-) -> None:
-    order = make_order(payment_token=token)
-    async with serving(stage, faults):
-        first = await run_order(stage.client, order, wait=True)
-        before = stage.ledger()
-
-        again = await run_order(stage.client, order, wait=True)
-        at_once = await run_order(stage.client, order, wait=False)
-
-    assert first.status is status
-    assert (again, at_once) == (first, first)
-    assert stage.ledger() == before
-    assert len(before.charges) == charges
-
-
 async def test_the_id_of_an_order_with_other_content_is_refused_and_nothing_is_touched(
     served: Stage, tmp_path: Path
 ) -> None:
@@ -370,63 +251,7 @@ async def test_the_id_of_an_order_with_other_content_is_refused_and_nothing_is_t
     assert served.ledger() == before
 
 
-async def test_an_order_that_another_client_started_is_attached_to(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    order = make_order()
-    document = {"a_newer_field": True, **asdict(order)}
-    await start_from_the_command_line(stage, "OrderWorkflow", json.dumps(document))
-    running = asyncio.create_task(run_order(stage.client, order, wait=True))
-    await wait_until(lambda: ": attached to " in caplog.text, "it is attached to")
-
-    async with serving(stage):
-        outcome = await running
-
-    assert outcome.status is Status.COMPLETED
-    assert [charge.order_id for charge in stage.ledger().charges] == ["1"]
-
-
-@pytest.mark.parametrize(
-    ("workflow_type", "content"), [("OrderWorkflw", json.dumps(asdict(make_order()))), ("OrderWorkflow", '{"id": 1}')]
-)
-async def test_an_id_that_is_taken_by_something_else_is_left_alone(
-    stage: Stage, workflow_type: str, content: str
-) -> None:
-    await start_from_the_command_line(stage, workflow_type, content)
-
-    outcome = await run_order(stage.client, make_order(), wait=True)
-
-    assert outcome.status is Status.UNKNOWN
-    assert "other content" in outcome.detail
-    assert "settle" not in outcome.detail
-
-
-async def start_from_the_command_line(stage: Stage, workflow_type: str, content: str) -> None:
-    """Start a workflow under the id of order 1, as somebody with the `temporal` program would."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / "temporal",
-        *("workflow", "start", "--type", workflow_type, "--workflow-id", "order-1", "--task-queue", TASK_QUEUE),
-        *("--input", content, "--address", stage.server.address, "--namespace", stage.namespace),
-        env=stage.settings,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    assert await asyncio.wait_for(process.wait(), 30) == 0
-
-
-async def test_other_content_under_the_id_of_an_open_order_is_refused_and_the_order_goes_on(stage: Stage) -> None:
-    order = make_order()
-    handle = await start(stage.client, order)
-
-    refused = await run_order(stage.client, make_order(customer_id="grace"), wait=True)
-    async with serving(stage):
-        status, _ = await end_of(stage.client, handle, order)
-
-    assert (refused.status, status) == (Status.UNKNOWN, Status.COMPLETED)
-    assert [charge.amount_cents for charge in stage.ledger().charges] == [order.total_cents]
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_an_interrupted_starter_leaves_its_orders_running_and_can_attach_again(
     stage: Stage, signal_number: signal.Signals
 ) -> None:
@@ -479,10 +304,7 @@ async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage, ca
     ("redirection", "status", "is_printed"),
     [
         (">/dev/full", 1, False),
-        (">&-", 1, False),
         ("2>/dev/full", 0, True),
-        ("2>&-", 0, True),
-        ("<&- >&- 2>&-", 1, False),
     ],
 )
 async def test_without_a_usable_output_the_order_is_completed_and_the_status_tells_whether_its_line_was_lost(
@@ -507,47 +329,6 @@ async def test_without_a_usable_output_the_order_is_completed_and_the_status_tel
     assert b"Logging error" not in errors
     if "2>" not in redirection:
         assert b"run_workflow: standard output cannot be written: " in errors
-
-
-@pytest.mark.parametrize("buffering", ["", "1"], ids=["buffered", "unbuffered"])
-async def test_a_reader_that_stalls_does_not_make_the_starter_deaf_to_signals(stage: Stage, buffering: str) -> None:
-    path = write_orders(stage.directory / "orders.jsonl", make_order("1"), make_order("2"))
-    reading, writing = os.pipe()
-    fill(writing)
-
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "run_workflow.py", "--no-wait", str(path)),
-        stdout=writing,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-        env={**stage.settings, "PYTHONUNBUFFERED": buffering},
-    )
-    assert process.stderr is not None
-    try:
-        log = await asyncio.wait_for(process.stderr.readuntil(b"order 2: started"), 30)
-        started = time.monotonic()
-        os.kill(process.pid, signal.SIGTERM)
-        status = await asyncio.wait_for(process.wait(), 20)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        os.close(writing)
-        os.close(reading)
-
-    assert (status, time.monotonic() - started < 5) == (1, True)
-    assert b"Traceback" not in log + await process.stderr.read()
-
-
-def fill(pipe: int) -> None:
-    """Write to a pipe until it is full."""
-    os.set_blocking(pipe, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(pipe, bytes(65536))
-    with suppress(BlockingIOError):
-        while True:
-            os.write(pipe, b".")
-    os.set_blocking(pipe, True)
 
 
 async def test_an_interrupt_while_standard_input_is_read_is_one_line(stage: Stage) -> None:
@@ -585,7 +366,7 @@ async def test_an_interrupt_while_it_connects_is_one_line(tmp_path: Path) -> Non
     assert starter.errors.read_text() == "run_workflow: interrupted; nothing was started\n"
 
 
-async def test_a_starter_whose_server_becomes_a_black_hole_says_so_and_that_it_is_back(stage: Stage) -> None:
+async def test_a_starter_whose_server_becomes_a_black_hole_goes_on_when_it_is_back(stage: Stage) -> None:
     wire = Wire(stage.server)
     await wire.mend()
     path = write_orders(stage.directory / "orders.jsonl", make_order())
@@ -596,16 +377,12 @@ async def test_a_starter_whose_server_becomes_a_black_hole_says_so_and_that_it_i
     await wait_until(lambda: "order 1: started" in starter.errors.read_text(), "the order is open")
 
     wire.swallow()
-    started = time.monotonic()
-    await wait_until(lambda: "the server is away" in starter.errors.read_text(), "the outage is noticed")
-    seconds_to_notice = time.monotonic() - started
+    await wait_until(lambda: "order-1 waits: the server does not answer" in starter.errors.read_text(), "it is said")
     wire.carry_on()
-    await wait_until(lambda: "the server answers again" in starter.errors.read_text(), "the end of it is noticed")
     async with serving(stage):
         status = await starter.wait(60)
     wire.cut()
 
-    assert seconds_to_notice < 10
     assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
     assert "Traceback" not in starter.errors.read_text()
 
@@ -689,9 +466,8 @@ async def test_a_starter_outlives_a_server_that_is_away_for_longer_than_the_sdk_
 
     try:
         await own_server.kill()
-        await wait_until(lambda: "the server is away" in starter.errors.read_text(), "the outage is noticed")
-        # Longer than the 10 s for which the SDK is patient.
-        await asyncio.sleep(11)
+        # Later than the 10 s for which the SDK is patient by default.
+        await wait_until(lambda: "the server does not answer" in starter.errors.read_text(), "the outage is said")
         await own_server.start()
         await stage.start_worker()
         status = await starter.wait(60)
@@ -702,3 +478,27 @@ async def test_a_starter_outlives_a_server_that_is_away_for_longer_than_the_sdk_
     assert (status, [line.split("\t")[:2] for line in starter.lines()]) == (0, [["1", "completed"], ["2", "completed"]])
     assert "Traceback" not in starter.errors.read_text()
     assert sorted(charge.order_id for charge in stage.ledger().charges) == ["1", "2"]
+
+
+@workflow.defn(name="OrderWorkflow", sandboxed=False)
+class NewerWorkflow:
+    """What a newer worker may serve: its outcomes have a word that this starter does not know."""
+
+    @workflow.run
+    async def run(self, order: Order) -> dict[str, str]:
+        word = "completed" if order.order_id == "2" else "parked"
+        return {"order_id": order.order_id, "status": word, "detail": "in aisle 7"}
+
+
+async def test_an_error_that_nobody_foresaw_ends_its_orders_line_with_unknown_and_no_other(stage: Stage) -> None:
+    async with serve(stage.client, workflows=[NewerWorkflow]):
+        ended = await run_starter(
+            stage.settings, write_orders(stage.directory / "orders.jsonl", make_order("1"), make_order("2"))
+        )
+
+    assert (ended.status, ended.statuses) == (1, {"1": "unknown", "2": "completed"})
+    (line,) = [line for line in ended.lines if line.startswith("1\t")]
+    assert line.endswith("; see the log")
+    assert "order 1: " in ended.log
+    assert "parked" in ended.log
+    assert "Traceback" in ended.log

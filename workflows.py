@@ -12,12 +12,12 @@ from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities import OrderActivities
+    from activities import OrderActivities as Steps
     from shop.errors import OrderConflict, OrderVoided, PermanentError, Refusal
     from shop.orders import Order, Outcome, Status
 
 T = TypeVar("T")
-Step = Callable[[OrderActivities, Order], T]
+Step = Callable[[Steps, Order], T]
 
 TASK_QUEUE = "order-processing"
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
@@ -65,14 +65,15 @@ class OrderWorkflow:
             ApplicationError: of type `OrderFailed`, `OrderConflict` or `ForeignWorkflowId`.
             CancelledError, ActivityError: if the order was cancelled before its stock was taken; closes it as Canceled.
         """
-        refuse_foreign_id(order)
+        if workflow.info().workflow_id != workflow_id_for(order.order_id):
+            # Under two ids an order could run twice at once.
+            reason = f"order_id: order {order.order_id} must run as workflow {workflow_id_for(order.order_id)}"
+            raise ApplicationError(reason, type="ForeignWorkflowId", non_retryable=True)
         try:
             try:
-                await self._retry(OrderActivities.validate_inventory, order, FEW_ATTEMPTS, f"look for {order.units}")
-                transaction_id = await self._retry(
-                    OrderActivities.process_payment, order, FEW_ATTEMPTS, f"charge {order.total}"
-                )
-                await self._retry(OrderActivities.update_inventory, order, UNTIL_DONE, f"take {order.units}")
+                await self._retry(Steps.validate_inventory, order, FEW_ATTEMPTS, f"look for {order.units}")
+                transaction_id = await self._retry(Steps.process_payment, order, FEW_ATTEMPTS, f"charge {order.total}")
+                await self._retry(Steps.update_inventory, order, UNTIL_DONE, f"take {order.units}")
             except (ActivityError, asyncio.CancelledError) as error:
                 transaction_id = await shielded(self._void_unless_sold(order, error))
             # The point of no return: the stock is taken. A cancellation comes too late, and a confirmation that cannot
@@ -102,23 +103,23 @@ class OrderWorkflow:
         # A conflict: what the id holds belongs to another order. A person decides.
         if failure.type != CONFLICT:
             why = f"void: {failure.reason}"
-            transaction_id = await self._retry(OrderActivities.void_charge, order, UNTIL_UNDONE, why)
+            transaction_id = await self._retry(Steps.void_charge, order, UNTIL_UNDONE, why)
             if transaction_id is not None:
-                if await self._retry(OrderActivities.void_sale, order, UNTIL_UNDONE, why):
+                if await self._retry(Steps.void_sale, order, UNTIL_UNDONE, why):
                     return transaction_id
-                await self._retry(OrderActivities.refund_payment, order, UNTIL_UNDONE, f"refund {order.total}")
+                await self._retry(Steps.refund_payment, order, UNTIL_UNDONE, f"refund {order.total}")
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
         """Mail the customer, or note that it could not be done."""
         mail = f"mail customer {order.customer_id}"
         try:
-            await self._retry(OrderActivities.send_confirmation, order, CONFIRMATION_RETRIES, mail)
+            await self._retry(Steps.send_confirmation, order, CONFIRMATION_RETRIES, mail)
         except ActivityError as error:
             failure = failure_of(error)
             if failure.type in (CONFLICT, VOIDED, REFUSED):
                 raise
-            await self._retry(OrderActivities.note_unsent, order, UNTIL_UNDONE, "note that no mail was sent")
+            await self._retry(Steps.note_unsent, order, UNTIL_UNDONE, "note that no mail was sent")
             transaction_id += f"; no confirmation is known to have been sent: {failure.reason}"
         self._publish(Status.COMPLETED.value, transaction_id)
         return Outcome(order.order_id, Status.COMPLETED, transaction_id)
@@ -169,17 +170,6 @@ def failure_of(error: BaseException) -> Failure:
     statuses = {CONFLICT: Status.UNKNOWN, VOIDED: Status.REJECTED, REFUSED: Status.REJECTED}
     reason = cause.message if cause.type in (REFUSED, PERMANENT) else str(cause)
     return Failure(statuses.get(cause.type or "", Status.FAILED), cause.type, reason)
-
-
-def refuse_foreign_id(order: Order) -> None:
-    """Refuse an order under a workflow id that is not its own: it could run twice at once."""
-    workflow_id = workflow_id_for(order.order_id)
-    if workflow.info().workflow_id != workflow_id:
-        raise ApplicationError(
-            f"order_id: order {order.order_id} must run as workflow {workflow_id}, not {workflow.info().workflow_id}",
-            type="ForeignWorkflowId",
-            non_retryable=True,
-        )
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

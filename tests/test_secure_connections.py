@@ -1,4 +1,4 @@
-"""TLS, client certificates, API keys and profile files, seen to work; and one sentence for each that is wrong."""
+"""TLS, client certificates, API keys and profile files, seen to work; and one line for each that is wrong."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import pytest
 from conftest import Stage, make_order, write_orders
 from gateway import LONG_AGO, Gateway, make_authority, make_certificate
 
-from comparison.stage.processes import ROOT, Program, Server, Worker, clean_environment, wait_until
+from comparison.stage.processes import ROOT, Program, Server, Worker, clean_environment
 from plumbing.connection import NoConnection, connect
 from run_workflow import run_order
 from shop.orders import Status
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="the program openssl is missing")
 
-PROGRAMS = ["run_worker.py", "run_workflow.py"]
 KEY = "key-of-the-worker"
 (SECTION,) = re.findall(
     r"^## Connect securely$(.*?)(?=^## |\Z)", (ROOT / "docs/operating.md").read_text(), re.MULTILINE | re.DOTALL
@@ -69,7 +68,6 @@ async def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         "keyed": Gateway(server.port, ours / "server.pem", key=KEY),
         "expired": Gateway(server.port, ours / "expired.pem"),
         "elsewhere": Gateway(server.port, ours / "elsewhere.pem"),
-        "self-signed": Gateway(server.port, ours / "ca.pem"),
     }
     for gateway in gateways.values():
         await gateway.open()
@@ -101,25 +99,17 @@ async def test_an_order_is_processed_over_mutual_tls_with_the_settings_of_the_pa
     assert any(request[":path"].endswith("/StartWorkflowExecution") for request in site.gateways["mutual"].requests)
 
 
-async def test_every_request_brings_the_api_key_that_the_page_sets_and_a_worker_whose_key_is_revoked_says_so(
-    stage: Stage, site: Site, server: Server
-) -> None:
-    gateway = Gateway(server.port, site.certificates / "server.pem", key=KEY)
-    await gateway.open()
-    settings = site.settings_in(BY_KEY, "keyed", stage.namespace) | {"TEMPORAL_ADDRESS": gateway.address}
+async def test_every_request_brings_the_api_key_that_the_page_sets(stage: Stage, site: Site) -> None:
+    settings = site.settings_in(BY_KEY, "keyed", stage.namespace)
 
-    worker = await start_worker(stage, settings)
+    await start_worker(stage, settings)
     outcome = await run_order(await connect(clean_environment(**settings)), make_order(), wait=True)
-    requests = list(gateway.requests)
-    gateway.key = "another key"
-    await wait_until(lambda: "the server refuses this program" in worker.errors.read_text(), "it says so")
-    gateway.close()
 
+    requests = site.gateways["keyed"].requests
     assert outcome.status is Status.COMPLETED
     assert len(stage.ledger().charges) == 1
     assert {request[":path"].rpartition("/")[2] for request in requests} >= {"StartWorkflowExecution", "GetSystemInfo"}
     assert {request["authorization"] for request in requests} == {f"Bearer {KEY}"}
-    assert "Request unauthorized" in worker.errors.read_text()
 
 
 async def test_a_profile_file_says_where_and_how_to_connect(stage: Stage, site: Site) -> None:
@@ -141,75 +131,26 @@ SERVER_CA, CERTIFICATE, CERTIFICATE_KEY = (
 )
 TRUSTED = {SERVER_CA: "certificates/ca.pem"}
 MUTUAL = {**TRUSTED, CERTIFICATE: "certificates/client.pem", CERTIFICATE_KEY: "certificates/client.key"}
-OTHER_CLIENT = {CERTIFICATE: "certificates/../others/client.pem", CERTIFICATE_KEY: "certificates/../others/client.key"}
-EXPIRED_CLIENT = {CERTIFICATE: "certificates/expired.pem", CERTIFICATE_KEY: "certificates/expired.key"}
-UNUSABLE_PAIR = "the client's certificate and its key cannot be used together"
-REFUSED_CLIENT = "at {address} ends the TLS connection: it may refuse the client's certificate"
-
-# What is wrong; which gateway, with which settings; what the sentence says is wrong, and what it tells to mend.
+OTHERS = {CERTIFICATE: "certificates/../others/client.pem", CERTIFICATE_KEY: "certificates/../others/client.key"}
+# What is wrong; which gateway, with which settings.
 MISTAKES = {
-    "no CA": ("mutual", {}, "the server at {address} does not answer in plain text", "TEMPORAL_TLS=true"),
-    "unknown CA": ("keyed", {"TEMPORAL_TLS": "true"}, "at {address} is from a CA that is not trusted here", SERVER_CA),
-    "other CA": (
-        *("mutual", {**MUTUAL, SERVER_CA: "certificates/../others/ca.pem"}),
-        *("at {address} is from a CA that is not trusted here", SERVER_CA),
-    ),
-    "no CA in the file": (
-        *("mutual", {**MUTUAL, SERVER_CA: "certificates/config"}),
-        *("at {address} is from a CA that is not trusted here", SERVER_CA),
-    ),
-    "expired server": ("expired", TRUSTED, "the Temporal server at {address} has expired", "must be renewed there"),
-    "self-signed": (
-        "self-signed",
-        TRUSTED,
-        "at {address} is refused here (CaUsedAsEndEntity)",
-        "must be replaced there",
-    ),
-    "other host": ("elsewhere", TRUSTED, "at {address} is for another host name", "TEMPORAL_TLS_SERVER_NAME"),
-    "no client certificate": ("mutual", TRUSTED, REFUSED_CLIENT, CERTIFICATE),
-    "client of another CA": ("mutual", {**TRUSTED, **OTHER_CLIENT}, REFUSED_CLIENT, CERTIFICATE),
-    "expired client": ("mutual", {**TRUSTED, **EXPIRED_CLIENT}, REFUSED_CLIENT, CERTIFICATE),
-    "key of another": ("mutual", {**MUTUAL, CERTIFICATE_KEY: "certificates/ca.key"}, UNUSABLE_PAIR, CERTIFICATE_KEY),
-    "no key": ("mutual", {**TRUSTED, CERTIFICATE: MUTUAL[CERTIFICATE]}, UNUSABLE_PAIR, CERTIFICATE_KEY),
-    "no certificate in the file": (
-        *("mutual", {**MUTUAL, CERTIFICATE: "certificates/config"}),
-        *(UNUSABLE_PAIR, CERTIFICATE),
-    ),
-    "missing file": (
-        *("mutual", {**MUTUAL, CERTIFICATE: "certificates/missing.pem"}),
-        *("missing.pem", "correct the Temporal settings"),
-    ),
-    "TLS to plain text": ("plain", MUTUAL, "the server at {address} speaks plain text, not TLS", "TEMPORAL_ADDRESS"),
-    "API key to plain text": (
-        *("plain", {"TEMPORAL_API_KEY": KEY}),
-        *("the server at {address} speaks plain text, not TLS", "TEMPORAL_ADDRESS"),
-    ),
-    "wrong API key": (
-        *("keyed", {**TRUSTED, "TEMPORAL_API_KEY": "stolen"}),
-        *("the Temporal server at {address} refuses: Request unauthorized.", "TEMPORAL_API_KEY"),
-    ),
-    "no API key": (
-        *("keyed", TRUSTED),
-        *("the Temporal server at {address} refuses: Request unauthorized.", "TEMPORAL_API_KEY"),
-    ),
-    "unknown profile": (
-        *("plain", {"TEMPORAL_PROFILE": "nobody"}),
-        *("Profile 'nobody' not found", "correct the Temporal settings"),
-    ),
-    "unreadable profile": (
-        *("plain", {"TEMPORAL_CONFIG_FILE": "certificates/config", "TEMPORAL_PROFILE": "production"}),
-        *("TOML parse error at line 3", "correct the Temporal settings"),
-    ),
+    "plain text to TLS": ("mutual", {}),
+    "TLS to plain text": ("plain", MUTUAL),
+    "unknown CA": ("keyed", {"TEMPORAL_TLS": "true"}),
+    "expired server": ("expired", TRUSTED),
+    "other host": ("elsewhere", TRUSTED),
+    "no client certificate": ("mutual", TRUSTED),
+    "client of another CA": ("mutual", {**TRUSTED, **OTHERS}),
+    "no key": ("mutual", {**TRUSTED, CERTIFICATE: MUTUAL[CERTIFICATE]}),
+    "wrong API key": ("keyed", {**TRUSTED, "TEMPORAL_API_KEY": "stolen"}),
 }
 
 
-@pytest.mark.parametrize(("gateway", "settings", "problem", "remedy"), MISTAKES.values(), ids=MISTAKES)
-async def test_what_is_wrong_with_a_connection_is_said_in_one_sentence_within_five_seconds(
+@pytest.mark.parametrize(("gateway", "settings"), MISTAKES.values(), ids=MISTAKES)
+async def test_what_is_wrong_with_a_connection_is_said_in_one_line_with_the_address_within_five_seconds(
     site: Site,
     gateway: str,
     settings: dict[str, str],
-    problem: str,
-    remedy: str,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -221,37 +162,17 @@ async def test_what_is_wrong_with_a_connection_is_said_in_one_sentence_within_fi
         await connect(clean_environment(TEMPORAL_ADDRESS=address, **ours))
 
     assert time.monotonic() - started < 5
-    (sentence,) = str(refusal.value).splitlines()
-    assert problem.format(address=address) in sentence
-    assert remedy in sentence
-    assert "the SDK says" not in sentence
-    # The programs would write it before the sentence.
+    (line,) = str(refusal.value).splitlines()
+    assert address in line
+    assert "stolen" not in line
+    # The programs would write it before the line.
     assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-async def test_the_programs_say_what_is_wrong_and_nothing_else_within_five_seconds(
-    site: Site, tmp_path: Path, program: str
+@pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])
+async def test_settings_that_cannot_be_read_are_said_in_one_line_without_the_key_in_them(
+    tmp_path: Path, program: str
 ) -> None:
-    settings = clean_environment(
-        TEMPORAL_ADDRESS=site.addresses["expired"],
-        TEMPORAL_TLS_SERVER_CA_CERT_PATH=str(site.certificates / "ca.pem"),
-        SHOP_DATA=str(tmp_path / "shop"),
-    )
-    ended = Program(tmp_path / "program", settings, program)
-    started = time.monotonic()
-
-    status = await ended.run(20)
-
-    seconds = time.monotonic() - started
-    assert (status, ended.lines(), seconds < 5) == (1, [], True)
-    (sentence,) = ended.errors.read_text().splitlines()
-    assert sentence.startswith(f"{program.removesuffix('.py')}: the certificate of the Temporal server at ")
-    assert sentence.endswith("has expired; it must be renewed there")
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_key_in_a_profile_file_that_cannot_be_read_is_not_shown(tmp_path: Path, program: str) -> None:
     profile = tmp_path / "temporal.toml"
     profile.write_text(f"[profile.default]\napi_key = {KEY}\n")
     settings = clean_environment(TEMPORAL_CONFIG_FILE=str(profile), SHOP_DATA=str(tmp_path / "shop"))
@@ -259,6 +180,7 @@ async def test_a_key_in_a_profile_file_that_cannot_be_read_is_not_shown(tmp_path
 
     status = await ended.run(20)
 
-    assert status == 1
-    assert "line 2" in ended.errors.read_text()
-    assert KEY not in ended.errors.read_text()
+    (line,) = ended.errors.read_text().splitlines()
+    assert (status, ended.lines()) == (1, [])
+    assert "line 2" in line
+    assert KEY not in line

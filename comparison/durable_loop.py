@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from order_processor import confirm_order, not_completed, process_order, void_unless_sold
 from shop.errors import ServiceUnavailable, ShopError, StoreUnusable
 from shop.orders import Order, Outcome, Status
-from shop.parsing import load_orders, parse_order
+from shop.parsing import load_orders
 from shop.shop import Shop
 from shop.stores.storage import Connection, Database, open_database
 from shop.terminal.options import add_shop_arguments, read_shop_options
@@ -62,7 +62,7 @@ class OrderTable:
                 (order.order_id, json.dumps(asdict(order))),
             )
             row = connection.execute("SELECT document FROM orders WHERE order_id = ?", (order.order_id,)).fetchone()
-        return parse_order(json.loads(row["document"])) == order
+        return Order.from_json(row["document"]) == order
 
     def claim(self) -> tuple[Order, int] | None:
         """Lease the open order that was run the fewest times; return it and the number of this run."""
@@ -76,7 +76,7 @@ class OrderTable:
                 return None
             connection.execute("UPDATE orders SET runs = runs + 1 WHERE order_id = ?", (row["order_id"],))
             self._lease(connection, row["order_id"])
-            return parse_order(json.loads(row["document"])), row["runs"] + 1
+            return Order.from_json(row["document"]), row["runs"] + 1
 
     @contextmanager
     def renewed(self, order: Order) -> Iterator[None]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from comparison.judge.audit import Ending
-from order_processor import ATTEMPT_TIMEOUT_SECONDS, MAXIMUM_ATTEMPTS
+from order_processor import MAXIMUM_ATTEMPTS
 from shop.faults import Step
 from shop.orders import SAMPLE_ORDER, Item, Order
+from shop.stores.storage import CALL_TIMEOUT_SECONDS
 
 COMPLETE, REFUSED, UNDONE = (Ending.COMPLETE,), (Ending.REFUSED,), (Ending.UNDONE,)
 
@@ -206,7 +207,7 @@ SCENARIOS = (
         Group.TWO,
         UNDONE,
         UNDONE,
-        faults=f"process_payment:slow({ATTEMPT_TIMEOUT_SECONDS + 2:g})*inf",
+        faults=f"process_payment:slow({CALL_TIMEOUT_SECONDS + 2:g})*inf",
     ),
     Scenario(
         "inventory-down",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,31 +96,39 @@ def confirm(question: str, *, is_confirmed: bool) -> None:
         raise Refused("nothing was changed")
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; `run` of the result carries out the command."""
+    shared = argparse.ArgumentParser(add_help=False)
+    add_shop_arguments(shared, with_faults=False)
+    asking = argparse.ArgumentParser(add_help=False)
+    asking.add_argument("--yes", action="store_true", help="do not ask")
     parser = argparse.ArgumentParser(prog="python -m shop", description="The shop that both versions act on.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    load_parser = commands.add_parser("load", help="replace stock and customers by stock.csv and customers.csv")
-    load_parser.add_argument("directory", metavar="DIR")
+    load_parser = commands.add_parser("load", parents=[shared], help="replace stock and customers by CSV files")
+    load_parser.add_argument("directory", metavar="DIR", help="holds stock.csv and customers.csv")
     load_parser.set_defaults(run=load)
-    ledger_parser = commands.add_parser("ledger", help="print what happened")
+    ledger_parser = commands.add_parser("ledger", parents=[shared], help="print what happened")
     ledger_parser.add_argument("--json", action="store_true", help="as JSON")
     ledger_parser.set_defaults(run=show_ledger)
-    settle_parser = commands.add_parser("settle", help="undo an order for good")
+    settle_parser = commands.add_parser("settle", parents=[shared, asking], help="undo an order for good")
     settle_parser.add_argument("order_id", metavar="ORDER_ID")
     settle_parser.set_defaults(run=settle)
-    reset_parser = commands.add_parser("reset", help="delete all orders")
+    reset_parser = commands.add_parser("reset", parents=[shared, asking], help="delete all orders")
     reset_parser.set_defaults(run=reset)
-    for command_parser in (settle_parser, reset_parser):
-        command_parser.add_argument("--yes", action="store_true", help="do not ask")
-    for command_parser in (load_parser, ledger_parser, settle_parser, reset_parser):
-        add_shop_arguments(command_parser, with_faults=False)
-    return parser.parse_args(argv)
+    return parser.parse_args(behind_dashes(argv) if argv[:1] == ["settle"] else argv)
+
+
+def behind_dashes(argv: Sequence[str]) -> Sequence[str]:
+    """Put an order id that begins with one dash behind `--`: argparse would take it for an option."""
+    ids = [argument for argument in argv if re.fullmatch("-[^-].*", argument) and argument != "-h"]
+    if "--" in argv or not ids:
+        return argv
+    return [*(argument for argument in argv if argument not in ids), "--", *ids]
 
 
 def main() -> int:
     """Run one command; return the exit status: 0 done, 1 refused or not possible now, 2 bad usage or bad input."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(sys.argv[1:])
     try:
         arguments.run(arguments)
     except (ValueError, StoreUnusable, NoShop) as error:

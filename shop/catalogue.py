@@ -72,7 +72,7 @@ def read_customers(path: Path) -> list[Customer]:
 def _rows(path: Path, columns: tuple[str, str, str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each row with the words for where it stands; its first field is an identifier, and unique."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # Excel puts a byte order mark before it
             rows = [(reader.line_num, row) for reader in [csv.reader(file)] for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidCatalogue(f"{path}: {error}") from error

@@ -2,7 +2,7 @@
 
 ShopError
 ├── TransientError            another attempt may succeed
-│   ├── ServiceUnavailable    refused before any effect
+│   ├── ServiceUnavailable    refused before any effect, or never sent
 │   └── ReplyLost             a time-out: the effect may or may not have happened
 └── PermanentError            another attempt gets the same answer
     ├── Refusal               a business "no": the order is rejected
@@ -12,7 +12,8 @@ ShopError
     │   ├── OutOfStock
     │   └── OrderVoided
     ├── OrderConflict         the order id is taken by an order with other content
-    └── UnknownCustomer       nobody to send a confirmation to
+    ├── UnknownCustomer       nobody to send a confirmation to
+    └── ConstraintViolated    the database refuses a value
 
 StoreUnusable is no answer: there is no shop that could give one.
 """
@@ -29,7 +30,7 @@ class TransientError(ShopError):
 
 
 class ServiceUnavailable(TransientError):
-    """The service refused before any effect."""
+    """The service refused before any effect, or the call never reached it."""
 
 
 class ReplyLost(TransientError):
@@ -70,6 +71,10 @@ class OrderConflict(PermanentError):
 
 class UnknownCustomer(PermanentError):
     """No address is known for the customer."""
+
+
+class ConstraintViolated(PermanentError):
+    """The database refuses a value by a constraint or a type; nothing has changed."""
 
 
 class StoreUnusable(Exception):

@@ -40,7 +40,7 @@ class Sale:
 
 @dataclass(frozen=True)
 class Charge:
-    """Money taken from a customer, in whole cents."""
+    """Money taken from a customer, in the smallest unit of its currency."""
 
     order_id: str
     transaction_id: str

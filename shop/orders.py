@@ -1,4 +1,4 @@
-"""The order, and the words for how it can end."""
+"""The order: what it holds, how it is read and checked, and the words for how it can end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CURRENCY = re.compile(r"[A-Z]{3}")
 PAYMENT_TOKEN = re.compile(r"tok_[A-Za-z0-9_]{1,60}")
 
+# ISO 4217: a yen has no smaller unit, a dinar has 1,000 fils. All others have two decimals.
+WITHOUT_DECIMALS = re.compile("BIF|CLP|DJF|GNF|ISK|JPY|KMF|KRW|PYG|RWF|UGX|UYI|VND|VUV|XAF|XOF|XPF")
+WITH_THREE_DECIMALS = re.compile("BHD|IQD|JOD|KWD|LYD|OMR|TND")
+
 
 class InvalidOrder(ValueError):
     """An order that breaks a rule; the message names the field and the rule."""
@@ -25,7 +29,7 @@ class InvalidOrder(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One line of an order. Money is whole cents."""
+    """One line of an order. Money is whole cents: the smallest unit of the order's currency."""
 
     sku: str
     quantity: int
@@ -42,6 +46,15 @@ class Order:
     payment_token: str
     items: tuple[Item, ...]
 
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Order:
+        """Read an order as it was sent. Unknown fields are ignored: an older worker accepts a newer order.
+
+        Raises:
+            InvalidOrder: if it is no strict JSON (a key twice in one object, NaN, not UTF-8), or breaks a rule.
+        """
+        return parse_order(_decode(text))
+
     @property
     def total_cents(self) -> int:
         """Return the price of the whole order."""
@@ -50,7 +63,7 @@ class Order:
     @property
     def total(self) -> str:
         """Return the price for people: `43.90 USD`."""
-        return f"{self.total_cents / 100:.2f} {self.currency}"
+        return format_money(self.total_cents, self.currency)
 
     @property
     def units(self) -> str:
@@ -115,3 +128,104 @@ SAMPLE_ORDER = Order(
     payment_token="tok_visa",
     items=(Item("mug", 2, 1250), Item("coffee-1kg", 1, 1890)),
 )
+
+
+def format_money(cents: int, currency: str) -> str:
+    """Return an amount for people, with the decimals of its currency: `43.90 USD`, `4390 JPY`."""
+    decimals = 0 if WITHOUT_DECIMALS.fullmatch(currency) else 3 if WITH_THREE_DECIMALS.fullmatch(currency) else 2
+    return f"{cents / 10**decimals:.{decimals}f} {currency}"
+
+
+def parse_order(document: object) -> Order:
+    """Check a decoded JSON object, and make an order of it.
+
+    Raises:
+        InvalidOrder: if a field is missing or breaks its rule.
+    """
+    if not isinstance(document, dict):
+        raise InvalidOrder(f"order: must be a JSON object, not {_shown(document)}")
+    items = _field(document, "items")
+    if not isinstance(items, (list, tuple)) or not 1 <= len(items) <= MAX_ITEMS:
+        raise InvalidOrder(f"items: must be a list of 1 to {MAX_ITEMS} lines, not {_shown(items)}")
+    order = Order(
+        order_id=_text(document, "order_id", IDENTIFIER),
+        customer_id=_text(document, "customer_id", IDENTIFIER),
+        currency=_text(document, "currency", CURRENCY),
+        payment_token=_text(document, "payment_token", PAYMENT_TOKEN),
+        items=tuple(_parse_item(item, f"items[{index}]") for index, item in enumerate(items)),
+    )
+    if len({item.sku for item in order.items}) < len(order.items):
+        raise InvalidOrder("items: the same sku stands in two lines")
+    if order.total_cents > MAX_TOTAL_CENTS:
+        raise InvalidOrder(f"items: the total is over {MAX_TOTAL_CENTS} cents")
+    return order
+
+
+def _parse_item(document: object, where: str) -> Item:
+    if not isinstance(document, dict):
+        raise InvalidOrder(f"{where}: must be a JSON object, not {_shown(document)}")
+    return Item(
+        sku=_text(document, "sku", IDENTIFIER, f"{where}."),
+        quantity=_integer(document, "quantity", 1, MAX_QUANTITY, f"{where}."),
+        unit_price_cents=_integer(document, "unit_price_cents", 0, MAX_UNIT_PRICE_CENTS, f"{where}."),
+    )
+
+
+def _field(document: dict[str, object], name: str, where: str = "") -> object:
+    if name not in document:
+        raise InvalidOrder(f"{where}{name}: is missing")
+    return document[name]
+
+
+def _text(document: dict[str, object], name: str, rule: re.Pattern[str], where: str = "") -> str:
+    value = _field(document, name, where)
+    if not isinstance(value, str) or not rule.fullmatch(value):
+        raise InvalidOrder(f"{where}{name}: must match {rule.pattern}, not {_shown(value)}")
+    return value
+
+
+def _integer(document: dict[str, object], name: str, least: int, most: int, where: str) -> int:
+    value = _field(document, name, where)
+    # JSON's true is an int to Python, and 1.0 is equal to 1: neither is a quantity.
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidOrder(f"{where}{name}: must be a whole number from {least} to {most}, not {_shown(value)}")
+    return value
+
+
+def _decode(text: bytes | str) -> object:
+    """Decode strict JSON; in bytes a byte order mark may stand before it, as some editors put it there."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        document: object = json.loads(text, object_pairs_hook=_object_of, parse_constant=_refuse_constant)
+    except InvalidOrder:
+        raise
+    except UnicodeDecodeError as error:
+        raise InvalidOrder("order: is not UTF-8") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting that is too deep
+        raise InvalidOrder(f"order: is not JSON that can be read ({_shortened(str(error))})") from error
+    return document
+
+
+def _object_of(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a JSON object, in which no key stands twice: one reader would take the first, another the last."""
+    document: dict[str, object] = {}
+    for name, value in members:
+        if name in document:
+            raise InvalidOrder(f"{_shown(name)[1:-1]}: stands twice in the same object")
+        document[name] = value
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (list, tuple, dict)):
+        return f"a JSON {'object' if isinstance(value, dict) else 'list'} of {len(value)}"
+    return _shortened(json.dumps(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."

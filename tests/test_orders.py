@@ -13,8 +13,8 @@ from conftest import make_order
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shop.orders import SAMPLE_ORDER, InvalidOrder, Item, Order
-from shop.parsing import MAX_LINE_BYTES, load_orders, parse_json, parse_order, read_orders
+from shop.orders import SAMPLE_ORDER, InvalidOrder, Item, Order, parse_order
+from shop.parsing import MAX_LINE_BYTES, load_orders, read_orders
 
 IDENTIFIER_CHARACTERS = "ABCXYZabcxyz0189._-"
 NOT_A_STRING: list[object] = [None, True, 1, 1.0, math.nan, ["1"], {"1": "1"}]

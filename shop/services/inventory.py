@@ -35,7 +35,10 @@ class ShopInUse(Exception):
 
 @dataclass(frozen=True)
 class Inventory:
-    """Looks at the stock, takes from it, and puts back."""
+    """Looks at the stock, takes from it, puts back. Every call is safe to repeat, and raises what `Attempts.call` does.
+
+    A call for an order whose id belongs to an order with other content raises `OrderConflict`, and changes nothing.
+    """
 
     database: Database
     attempts: Attempts
@@ -48,24 +51,26 @@ class Inventory:
 
         Raises:
             UnknownProduct, OutOfStock: if it does not.
-            OrderVoided, OrderConflict: if the order was ended earlier, or its id is taken.
-            ServiceUnavailable, ReplyLost: worth another attempt.
+            OrderVoided: if the order was ended earlier.
         """
-        with self.attempts.attempt("validate_inventory", order.order_id) as connection:
+
+        def look(connection: Connection) -> None:
             sales = _sales_of(connection, order)
             refuse_voided(connection, order, is_undone=_is_restored(sales))
             if not sales:
                 refuse_shortage(connection, order)
 
+        self.attempts.attempt("validate_inventory", order.order_id, look)
+
     def update_inventory(self, order: Order) -> None:
-        """Take the items from the stock, all or none. Safe to repeat: the order's key is taken once.
+        """Take the items from the stock, all or none, once.
 
         Raises:
             UnknownProduct, OutOfStock: nothing was taken.
-            OrderVoided, OrderConflict: if the order was ended earlier, or its id is taken.
-            ServiceUnavailable, ReplyLost: worth another attempt.
+            OrderVoided: if the order was ended earlier.
         """
-        with self.attempts.attempt("update_inventory", order.order_id) as connection:
+
+        def take(connection: Connection) -> None:
             sales = _sales_of(connection, order)
             refuse_voided(connection, order, is_undone=_is_restored(sales))
             key = self.keys.key_for(order)
@@ -82,35 +87,39 @@ class Inventory:
             )
             change_stock(connection, {item.sku: -item.quantity for item in order.items})
 
+        self.attempts.attempt("update_inventory", order.order_id, take)
+
     def void_sale(self, order: Order) -> bool:
-        """Make sure that the order never takes its stock, unless it has already. Safe to repeat.
+        """Make sure that the order never takes its stock, unless it has already.
 
         Returns:
             Whether the stock is taken: then it is too late to end the order.
-
-        Raises:
-            OrderConflict: if the id belongs to an order with other content, which stays as it is.
-            ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("void_sale", order.order_id) as connection:
+
+        def void(connection: Connection) -> bool:
             sales = _sales_of(connection, order)
             if not sales and not is_voided(connection, order):
                 leave_tombstone(connection, order.order_id, order.digest)
             return bool(sales) and not _is_restored(sales)
 
+        return self.attempts.attempt("void_sale", order.order_id, void)
+
     def restore_inventory(self, order_id: str) -> None:
-        """Put back what an order took; if it took nothing, make sure that it never does. Safe to repeat.
+        """Put back what an order took; if it took nothing, make sure that it never does.
 
         For `python -m shop settle` alone: neither version puts anything back, because a taken stock is the point of no
         return.
         """
-        with self.attempts.attempt("restore_inventory", order_id) as connection:
+
+        def restore(connection: Connection) -> None:
             sales = connection.execute("SELECT * FROM sales WHERE order_id = ?", (order_id,)).fetchall()
             if not sales:
                 leave_tombstone(connection, order_id, digest=None)
             for sale in sales:
                 if not sale["restored"]:
                     _put_back(connection, sale["idempotency_key"])
+
+        self.attempts.attempt("restore_inventory", order_id, restore)
 
     def add_products_if_none(self, products: Iterable[Product]) -> None:
         """Stock a shop that sells nothing yet; several processes may try at once."""

@@ -35,47 +35,52 @@ class AlreadyConfirmed(Exception):
 
 @dataclass(frozen=True)
 class Notifications:
-    """Mails customers."""
+    """Mails customers. Every call is safe to repeat, and raises what `Attempts.call` does.
+
+    A call for an order that was settled raises `OrderVoided`; if its id belongs to another order, `OrderConflict`.
+    """
 
     database: Database
     attempts: Attempts
     keys: IdempotencyKeys
 
     def send_confirmation(self, order: Order) -> None:
-        """Mail the customer. Safe to repeat: one mail an order.
+        """Mail the customer, once.
 
         Raises:
             UnknownCustomer: there is nobody to mail.
-            OrderVoided, OrderConflict: the order was settled, or another order with this id was confirmed.
-            ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("send_confirmation", order.order_id) as connection:
+
+        def send(connection: Connection) -> None:
             _refuse_other(connection, order)
             if not connection.execute("SELECT 1 FROM customers WHERE customer_id = ?", (order.customer_id,)).fetchone():
                 raise UnknownCustomer(f"{order.customer_id}: no such customer")
             _record(connection, order, self.keys.key_for(order), sent=True)
 
-    def note_unsent(self, order: Order) -> None:
-        """Note that no confirmation could be sent, for somebody to look at. Never unsends one. Safe to repeat.
+        self.attempts.attempt("send_confirmation", order.order_id, send)
 
-        Raises:
-            OrderVoided, OrderConflict: the order was settled, or another order with this id was confirmed.
-            ServiceUnavailable, ReplyLost: worth another attempt.
-        """
-        with self.attempts.attempt("note_unsent", order.order_id) as connection:
+    def note_unsent(self, order: Order) -> None:
+        """Note that no confirmation could be sent, for somebody to look at. Never unsends one."""
+
+        def note(connection: Connection) -> None:
             _refuse_other(connection, order)
             _record(connection, order, order.order_id, sent=False)
 
+        self.attempts.attempt("note_unsent", order.order_id, note)
+
     def void_confirmation(self, order_id: str) -> None:
-        """Make sure that an order is never confirmed. Safe to repeat. For `python -m shop settle` alone.
+        """Make sure that an order is never confirmed. For `python -m shop settle` alone.
 
         Raises:
             AlreadyConfirmed: if it was, or if it was noted that it could not be; nothing has changed then.
         """
-        with self.attempts.attempt("void_confirmation", order_id) as connection:
+
+        def void(connection: Connection) -> None:
             if connection.execute("SELECT 1 FROM confirmations WHERE order_id = ?", (order_id,)).fetchone():
                 raise AlreadyConfirmed(f"order {order_id} is complete; nothing is owed")
             leave_tombstone(connection, order_id, digest=None)
+
+        self.attempts.attempt("void_confirmation", order_id, void)
 
     def add_customers_if_none(self, customers: Iterable[Customer]) -> None:
         """Fill a customer list that is empty; several processes may try at once."""
@@ -91,11 +96,6 @@ class Notifications:
 
 
 def _refuse_other(connection: Connection, order: Order) -> None:
-    """Refuse an order that was settled, or whose id is taken.
-
-    Raises:
-        OrderVoided, OrderConflict: if so.
-    """
     for row in connection.execute("SELECT digest FROM confirmations WHERE order_id = ?", (order.order_id,)).fetchall():
         refuse_conflict(order, row["digest"])
     refuse_voided(connection, order)

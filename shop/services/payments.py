@@ -31,27 +31,30 @@ CREATE INDEX IF NOT EXISTS charges_by_order ON charges (order_id);
 
 @dataclass(frozen=True)
 class Payments:
-    """Charges cards and refunds them."""
+    """Charges cards and refunds them. Every call is safe to repeat, and raises what `Attempts.call` does.
+
+    A call for an order whose id belongs to an order with other content raises `OrderConflict`, and changes nothing.
+    """
 
     database: Database
     attempts: Attempts
     keys: IdempotencyKeys
 
     def process_payment(self, order: Order) -> str:
-        """Charge the order's total and return the transaction id. Safe to repeat: the order's key is charged once.
+        """Charge the order's total, once, and return the transaction id.
 
         Raises:
             PaymentDeclined, UnknownPaymentToken: nothing was charged.
-            OrderVoided, OrderConflict: if the order was ended earlier, or its id is taken.
-            ServiceUnavailable, ReplyLost: worth another attempt.
+            OrderVoided: if the order was ended earlier.
         """
-        with self.attempts.attempt("process_payment", order.order_id) as connection:
+
+        def charge(connection: Connection) -> str:
             charges = _charges_of(connection, order)
-            refuse_voided(connection, order, is_undone=any(charge["refunded"] for charge in charges))
+            refuse_voided(connection, order, is_undone=any(earlier["refunded"] for earlier in charges))
             key = self.keys.key_for(order)
-            for charge in charges:
-                if charge["idempotency_key"] == key:
-                    return str(charge["transaction_id"])
+            for earlier in charges:
+                if earlier["idempotency_key"] == key:
+                    return str(earlier["transaction_id"])
             _refuse_token(order.payment_token)
             transaction_id = f"txn_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
             connection.execute(
@@ -61,17 +64,16 @@ class Payments:
             )
             return transaction_id
 
+        return self.attempts.attempt("process_payment", order.order_id, charge)
+
     def void_charge(self, order: Order) -> str | None:
-        """Make sure that the order is never charged, unless it was already. Safe to repeat.
+        """Make sure that the order is never charged, unless it was already.
 
         Returns:
             The transaction id if it was charged, refunded or not: then the inventory decides how the order ends.
-
-        Raises:
-            OrderConflict: if the id belongs to an order with other content, which stays as it is.
-            ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("void_charge", order.order_id) as connection:
+
+        def void(connection: Connection) -> str | None:
             charges = _charges_of(connection, order)
             if charges:
                 return str(charges[0]["transaction_id"])
@@ -79,24 +81,28 @@ class Payments:
                 leave_tombstone(connection, order.order_id, order.digest)
             return None
 
+        return self.attempts.attempt("void_charge", order.order_id, void)
+
     def refund_payment(self, order: Order) -> None:
-        """Refund what the order was charged. Safe to repeat. Only after `void_sale` said that no stock is taken.
+        """Refund what the order was charged. Only after `void_sale` said that no stock is taken.
 
         It refunds by order, not by transaction: a caller that got no reply does not know the transaction id.
-
-        Raises:
-            OrderConflict: if the id belongs to an order with other content, which stays as it is.
-            ServiceUnavailable, ReplyLost: worth another attempt.
         """
-        with self.attempts.attempt("refund_payment", order.order_id) as connection:
+
+        def refund(connection: Connection) -> None:
             _charges_of(connection, order)
             _refund(connection, order.order_id)
 
+        self.attempts.attempt("refund_payment", order.order_id, refund)
+
     def refund_or_void(self, order_id: str) -> None:
         """Do what `void_charge` and `refund_payment` do for an order of which the id alone is known. For `settle`."""
-        with self.attempts.attempt("refund_payment", order_id) as connection:
+
+        def undo(connection: Connection) -> None:
             if not _refund(connection, order_id):
                 leave_tombstone(connection, order_id, digest=None)
+
+        self.attempts.attempt("refund_payment", order_id, undo)
 
 
 def _charges_of(connection: Connection, order: Order) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +35,13 @@ Location = Path | PostgresUrl
 
 
 def parse_location(text: str) -> Location:
-    """Read the name of a folder, or a URL.
+    """Read the name of a folder, in which `~` is the home directory, or a URL.
 
     Raises:
         ValueError: if the URL is not PostgreSQL's, or could be misread; the message does not hold it.
     """
     if "://" not in text:
-        return Path(text)
+        return Path(os.path.expanduser(text))  # `--data=~/shop`: the shell does not
     if not _URL.fullmatch(text):
         form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
         raise ValueError(f"the URL of a shop must read {form}, with %XX for special characters")

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
-from shop.errors import ReplyLost, ServiceUnavailable, StoreUnusable
+from shop.errors import ConstraintViolated, ReplyLost, ServiceUnavailable, StoreUnusable
 from shop.stores.location import PostgresUrl
 
 try:
@@ -26,9 +26,9 @@ except ImportError as error:
 
 # To each service from each process. Six workers take 72 of the 100 connections that a server has by default.
 MAX_CONNECTIONS = 4
-CONNECT_TIMEOUT_SECONDS = 5
-# How long the server may be silent: a second more than the longest lock that it waits for.
-MAX_SILENCE_SECONDS = 6
+CONNECT_TIMEOUT_SECONDS = 2  # less is not possible
+# How long the server may be silent beyond the deadline of a call: it needs time to say that a lock is held.
+GRACE_SECONDS = 0.25
 # A process that is stopped, or whose machine is gone, keeps the locks of its transaction no longer than this.
 MAX_IDLE_SECONDS = 10
 
@@ -43,35 +43,32 @@ C = TypeVar("C", bound="psycopg.Connection[DictRow]")
 class PostgresDatabase:
     """One schema and a few connections, each used by one thread at a time."""
 
-    def __init__(self, location: PostgresUrl, service: str, schema: str, busy_timeout_seconds: float) -> None:
+    def __init__(self, location: PostgresUrl, service: str, schema: str, timeout_seconds: float) -> None:
         """Open the schema of a service; make it, with the tables in `schema`, if it has none.
 
         Raises:
             StoreUnusable: if that is not possible.
         """
         self._location, self._service = location, service
-        self._busy_timeout_seconds = busy_timeout_seconds
+        self._timeout_seconds = timeout_seconds
         self._idle: list[_Connection] = []
         self._free = threading.Semaphore(MAX_CONNECTIONS)
         if not is_there(location, service):
             self._make(schema)
 
     @contextmanager
-    def transaction(self, order_id: str | None = None) -> Iterator[_Statements]:
-        """Give a connection inside one transaction: committed at the end, rolled back on any error.
-
-        Raises:
-            ServiceUnavailable: if a lock is held for too long, the server is away or refuses; nothing has changed then.
-            ReplyLost: if the server is lost in the commit, whose outcome is unknown then.
-        """
-        deadline = time.monotonic() + self._busy_timeout_seconds
-        if not self._free.acquire(timeout=self._busy_timeout_seconds):
-            raise ServiceUnavailable(f"the database is busy for more than {self._busy_timeout_seconds:.0f} s")
+    def transaction(self, order_id: str | None = None, deadline: float | None = None) -> Iterator[_Statements]:
+        """Give a connection inside one transaction, as `Database` does."""
+        deadline = deadline or time.monotonic() + self._timeout_seconds
+        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise ServiceUnavailable("the database answers: it is busy, and stays so")
         connection = None
         try:
             connection = self._begin(order_id, deadline)
             yield _Statements(connection)
             _commit(connection)
+        except (psycopg.IntegrityError, psycopg.DataError) as error:
+            raise ConstraintViolated(f"the database refuses: {_reason(error)}") from error
         except psycopg.Error as error:
             raise ServiceUnavailable(f"the database answers: {_reason(error)}") from error
         finally:
@@ -110,6 +107,7 @@ class PostgresDatabase:
                 connection, is_fresh = self._idle.pop(), False
             except IndexError:
                 connection, is_fresh = _connect(_Connection, self._location, self._service), True
+            connection.deadline = deadline
             milliseconds_left = max(1, int(1000 * (deadline - time.monotonic())))  # 0 would be for ever
             try:
                 connection.execute(
@@ -135,10 +133,13 @@ class PostgresDatabase:
 
 
 class _Connection(psycopg.Connection[DictRow]):
-    """A connection whose server may not be silent for long. psycopg itself waits for ever."""
+    """A connection whose server may be silent until the deadline of the call. psycopg itself waits for ever."""
+
+    deadline: float | None = None  # while it is being made
 
     def wait(self, gen: Generator[Any, Any, T], interval: float = 0.1, timeout: float | None = None) -> T:
-        return super().wait(gen, interval, timeout or MAX_SILENCE_SECONDS)
+        left = max(0.0, self.deadline - time.monotonic()) if self.deadline else CONNECT_TIMEOUT_SECONDS
+        return super().wait(gen, interval, timeout or left + GRACE_SECONDS)
 
 
 class _Statements:

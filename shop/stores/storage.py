@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from shop.stores import sqlite
 from shop.stores.location import Location
 
-# Half of the 10 s that an attempt may take: a lock that is held longer becomes a clear "unavailable", not a time-out.
-BUSY_TIMEOUT_SECONDS = 5.0
+# How long a caller waits for a service, all its waits for locks and connections included. Less than the 5 s after which
+# Temporal gives up an attempt: what the shop knows about a call that hangs ("locked") is told, not just "a time-out".
+CALL_TIMEOUT_SECONDS = 3.0
 
 
 class Row(Protocol):
@@ -39,15 +40,19 @@ class Connection(Protocol):
 class Database(Protocol):
     """The database of one service. Threads may share it; processes may open the same one."""
 
-    def transaction(self, order_id: str | None = None) -> AbstractContextManager[Connection]:
+    def transaction(
+        self, order_id: str | None = None, deadline: float | None = None
+    ) -> AbstractContextManager[Connection]:
         """Give a connection inside one transaction: committed at the end, rolled back on any error.
 
         Transactions for the same order wait for each other, and one for no order waits for all of them. What several
-        orders share, a product, is changed by statements that are right whoever changes it meanwhile.
+        orders share, a product, is changed by statements that are right whoever changes it meanwhile. All waiting ends
+        at the deadline, on the clock of `time.monotonic`; by default it is `CALL_TIMEOUT_SECONDS` away.
 
         Raises:
-            ServiceUnavailable: if that takes too long, or the database cannot do it; nothing has changed then.
-            ReplyLost: if the connection was lost on the commit.
+            ServiceUnavailable: if it is locked for too long, damaged or gone, or the disk is full; nothing has changed.
+            ConstraintViolated: if a value breaks a constraint or a type; nothing has changed.
+            ReplyLost: if the connection was lost on the commit, whose outcome is unknown then.
         """
 
     def clear(self) -> None:
@@ -64,10 +69,10 @@ def open_database(location: Location, service: str, schema: str) -> Database:
         StoreUnusable: if that is not possible; the message says why.
     """
     if isinstance(location, Path):
-        return sqlite.SqliteDatabase(file_of(location, service), schema, BUSY_TIMEOUT_SECONDS)
+        return sqlite.SqliteDatabase(file_of(location, service), schema, CALL_TIMEOUT_SECONDS)
     from shop.stores import postgres  # Needs a package that no other shop needs.
 
-    return postgres.PostgresDatabase(location, service, schema, BUSY_TIMEOUT_SECONDS)
+    return postgres.PostgresDatabase(location, service, schema, CALL_TIMEOUT_SECONDS)
 
 
 def read_only(location: Location, service: str) -> AbstractContextManager[Connection]:
@@ -78,7 +83,7 @@ def read_only(location: Location, service: str) -> AbstractContextManager[Connec
         StoreUnusable: if the package that it needs is missing.
     """
     if isinstance(location, Path):
-        return sqlite.read_only(file_of(location, service), BUSY_TIMEOUT_SECONDS)
+        return sqlite.read_only(file_of(location, service), CALL_TIMEOUT_SECONDS)
     from shop.stores import postgres
 
     return postgres.read_only(location, service)

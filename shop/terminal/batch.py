@@ -1,12 +1,12 @@
-"""Many orders, in threads: as many at a time as asked for, a line for each as it ends. The script uses it."""
+"""Many orders in threads: as many at a time as asked for, a line for each as it ends. The script uses it."""
 
 from __future__ import annotations
 
-import _thread
 import logging
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from shop.orders import Order, Outcome, Status
 from shop.terminal.streams import Results
@@ -15,9 +15,9 @@ logger = logging.getLogger("batch")
 
 
 def run_batch(orders: Sequence[Order], concurrency: int, process_order: Callable[[Order], Outcome]) -> Results:
-    """Process all orders, and print a line for each as it ends. SIGINT and SIGTERM end the run after those in hand.
+    """Process all orders, and print a line for each as it ends.
 
-    Where the machine gives fewer threads than asked for, fewer orders are processed at a time.
+    SIGINT, SIGTERM and SIGHUP end the run: the orders in hand are finished, no other is begun.
     """
     results, stopping = Results(), threading.Event()
     waiting = iter(orders)  # shared by the threads: `next` on a list iterator is atomic, each order goes to one of them
@@ -31,16 +31,24 @@ def run_batch(orders: Sequence[Order], concurrency: int, process_order: Callable
             if stopping.is_set():
                 results.print(Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was begun"))
             else:
-                results.print(process_order(order))
+                results.print(_ended(order, process_order))
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, stop)
-    try:
-        for _ in range(min(concurrency, len(orders)) - 1):
-            # Not `threading.Thread`: its `start` never returns if the new thread dies because memory is short.
-            _thread.start_new_thread(work, ())
-    except RuntimeError as error:
-        logger.warning("fewer orders at a time than asked for: %s", error)
-    work()
-    results.wait_for(len(orders))
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signal_number) is not signal.SIG_IGN:  # as `nohup` leaves it
+            signal.signal(signal_number, stop)
+    with ThreadPoolExecutor(concurrency) as executor:
+        try:
+            for _ in range(min(concurrency, len(orders)) - 1):
+                executor.submit(work)
+        except RuntimeError as error:  # The machine has no further thread.
+            logger.warning("fewer orders at a time than asked for: %s", error)
+        work()  # This thread works, too: one is always there.
     return results
+
+
+def _ended(order: Order, process_order: Callable[[Order], Outcome]) -> Outcome:
+    try:
+        return process_order(order)
+    except Exception as error:  # A bug ends this order only, not the others.
+        logger.exception("order %s: a bug", order.order_id)
+        return Outcome(order.order_id, Status.UNKNOWN, f"{type(error).__name__}: {error}; see the log")

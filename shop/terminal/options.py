@@ -23,10 +23,11 @@ class ShopOptions:
     faults: FaultPlan
     keys_enabled: bool
 
-    @property
-    def log_directory(self) -> Path:
-        """Return where a log goes: beside the SQLite files; if there are none, where they are by default."""
-        return self.location if isinstance(self.location, Path) else DEFAULT_DIRECTORY
+    def log_file(self, name: str) -> str:
+        """Return where a log goes by default: beside the SQLite files; if there are none, where they would be."""
+        folder = self.location if isinstance(self.location, Path) else DEFAULT_DIRECTORY
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(folder / name)
 
     def open(self) -> Shop:
         """Open the shop.

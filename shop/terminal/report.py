@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from shop.ledger import Ledger
+from shop.orders import format_money
 
 
 def held_by(order_id: str, ledger: Ledger) -> list[str]:
     """Return what an order still holds, in words."""
     charges = [row for row in ledger.charges if row.order_id == order_id and not row.refunded]
     sales = [row for row in ledger.sales if row.order_id == order_id and not row.restored]
-    return [f"refund {row.amount_cents / 100:.2f} {row.currency}" for row in charges] + [
+    return [f"refund {format_money(row.amount_cents, row.currency)}" for row in charges] + [
         f"put back {row.quantity} x {row.sku}" for row in sales
     ]
 
@@ -22,13 +25,11 @@ def describe(ledger: Ledger) -> list[str]:
         blocks.setdefault(order_id, [f"order {order_id}"]).append(f"  {line}")
 
     for attempt in ledger.attempts:
-        add(
-            attempt.order_id,
-            f"{attempt.at[11:23]}  {attempt.step:<18}  attempt {attempt.attempt}  {attempt.outcome}",
-        )
+        at = datetime.fromisoformat(attempt.at).time().isoformat("milliseconds")
+        add(attempt.order_id, f"{at}  {attempt.step:<18}  attempt {attempt.attempt}  {attempt.outcome}")
     for charge in ledger.charges:
         refunded = ", refunded" if charge.refunded else ""
-        add(charge.order_id, f"charge   {charge.amount_cents / 100:.2f} {charge.currency}{refunded}")
+        add(charge.order_id, f"charge   {format_money(charge.amount_cents, charge.currency)}{refunded}")
     for sale in ledger.sales:
         add(sale.order_id, f"stock    {sale.quantity} x {sale.sku}{', restored' if sale.restored else ''}")
     for mail in ledger.confirmations:

@@ -21,7 +21,7 @@ class Results:
         """Start without any outcome."""
         self.outcomes: list[Outcome] = []
         self._problem: str | None = None
-        self._one_line = threading.Condition()
+        self._one_line = threading.Lock()
 
     def print(self, outcome: Outcome) -> None:
         """Print the line of one order. A reader that has left (`| head`) is no problem."""
@@ -29,19 +29,12 @@ class Results:
             self.outcomes.append(outcome)
             try:
                 # In one piece: a process that is killed in between must not leave a line without its end.
-                sys.stdout.write(outcome.as_line() + "\n")
-                sys.stdout.flush()
+                print(f"{outcome.as_line()}\n", end="", flush=True)
             except BrokenPipeError:
                 _discard_output()
             except OSError as error:
                 self._problem = error.strerror or str(error)
                 _discard_output()
-            self._one_line.notify_all()
-
-    def wait_for(self, number: int) -> None:
-        """Wait until so many orders have their line."""
-        with self._one_line:
-            self._one_line.wait_for(lambda: len(self.outcomes) >= number)
 
     def exit_status(self, program: str) -> int:
         """Return 0 if nobody has to look after any order and all lines were written, else 1."""
@@ -51,11 +44,10 @@ class Results:
 
 
 def run_program(name: str, main: Callable[[], int]) -> int:
-    """Run `main` and return the exit status, with standard streams that are there and are written to the end.
+    """Run `main` and return the exit status; standard output is written to the end, or a sentence says why not.
 
     Interrupted before any order was begun, it says so and returns 2, as after any other start that came to nothing.
     """
-    _fill_closed_streams()
     try:
         try:
             status = main()
@@ -64,7 +56,7 @@ def run_program(name: str, main: Callable[[], int]) -> int:
         except KeyboardInterrupt:
             print(f"{name}: interrupted; nothing was started", file=sys.stderr)
             status = 2
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:
         _discard_output()
         status = 0
@@ -75,20 +67,6 @@ def run_program(name: str, main: Callable[[], int]) -> int:
         print(f"{name}: {problem}", file=sys.stderr)
         status = 1
     return status
-
-
-def _fill_closed_streams() -> None:
-    """Put /dev/null where a stream was closed (`>&-`): else a database could become standard output.
-
-    Standard output is opened for reading, so that a result that is written there fails, as on a full disk.
-    """
-    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, mode)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _discard_output() -> None:

@@ -31,11 +31,12 @@ STEPS: tuple[Step, ...] = get_args(Step)
 RANDOM_KINDS = ("unavailable", "lost_reply", "crash_before", "crash_after")
 MAX_SLOW_SECONDS = 3600
 
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _FAULT = re.compile(
-    r"(?P<step>[a-z_]+):(?P<kind>unavailable|lost_reply|crash_before|crash_after|slow\((?P<seconds>[0-9.]+)\))"
+    rf"(?P<step>[a-z_]+):(?P<kind>unavailable|lost_reply|crash_before|crash_after|slow\((?P<seconds>{_NUMBER})\))"
     r"(\*(?P<times>inf|[0-9]+))?"
 )
-_RANDOM = re.compile(r"random\((?P<rate>[0-9.]+),(?P<seed>[0-9]{1,19})\)")
+_RANDOM = re.compile(rf"random\((?P<rate>{_NUMBER}),(?P<seed>[0-9]{{1,19}})\)")
 
 
 class InvalidFaultSpec(ValueError):
@@ -130,10 +131,9 @@ def parse_faults(spec: str) -> FaultPlan:
 
 def _parse_random(spec: str) -> FaultPlan:
     match = _RANDOM.fullmatch(spec.replace(" ", ""))
-    rate = _number(match["rate"]) if match else math.nan
-    if not match or not 0 <= rate <= 1:
+    if not match or float(match["rate"]) > 1:
         raise InvalidFaultSpec(f"{spec!r}: must read random(RATE,SEED), RATE from 0 to 1 and SEED a whole number")
-    return FaultPlan(random_rate=rate, random_seed=int(match["seed"]))
+    return FaultPlan(random_rate=float(match["rate"]), random_seed=int(match["seed"]))
 
 
 def _parse_planned(part: str) -> PlannedFault:
@@ -145,17 +145,9 @@ def _parse_planned(part: str) -> PlannedFault:
         )
     if match["step"] not in STEPS:
         raise InvalidFaultSpec(f"{part!r}: the step must be one of {', '.join(STEPS)}")
-    seconds = _number(match["seconds"] or "0")
-    if not 0 <= seconds <= MAX_SLOW_SECONDS:
+    seconds, times = float(match["seconds"] or 0), float(match["times"] or 1)
+    if seconds > MAX_SLOW_SECONDS:
         raise InvalidFaultSpec(f"{part!r}: SECONDS must be a number from 0 to {MAX_SLOW_SECONDS}")
-    times = _number(match["times"] or "1")
     if times < 1:
         raise InvalidFaultSpec(f"{part!r}: N must be at least 1, or inf")
     return PlannedFault(match["step"], Fault(match["kind"].partition("(")[0], seconds), times)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import logging
-import os
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -225,34 +220,6 @@ def test_a_script_that_was_started_with_nohup_does_not_end_with_its_terminal() -
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_a_script_that_is_interrupted_while_it_reads_shows_no_traceback(data: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "order_processor.py", "-", "--data", str(data)],
-        cwd=ROOT,
-        env=clean_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as script:
-        assert script.stdin is not None
-        pipe = script.stdin.fileno()
-        os.write(pipe, b"\n")
-        asyncio.run(wait_until(lambda: unread(pipe) == 0, "the script reads"))
-
-        script.send_signal(signal.SIGINT)
-        output, errors = script.communicate(timeout=60)
-
-    assert b"Traceback" not in errors
-    assert output == b""
-    assert not data.exists()
-
-
-def unread(pipe: int) -> int:
-    """Return how many bytes wait in a pipe."""
-    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
-    return int(count)
-
-
 @pytest.mark.usefixtures("signals")
 def test_a_bug_ends_its_order_as_unknown_with_a_traceback_in_the_log_and_no_other_order(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
@@ -360,26 +327,6 @@ def test_an_order_that_was_left_half_done_comes_to_its_end_when_it_is_run_again(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("service", ["inventory", "notifications"])
-def test_a_service_that_is_damaged_under_way_ends_the_order_truthfully_and_the_others_do_their_part(
-    data: Path, service: str
-) -> None:
-    table = {"inventory": "sales", "notifications": "confirmations"}[service]
-    with closing(Shop(data)) as shop:
-        with shop.databases[("inventory", "payments", "notifications").index(service)].transaction() as connection:
-            connection.execute(f"DROP TABLE {table}")
-
-        outcome = order_processor.process_order(shop, make_order())
-
-        with shop.payments.database.transaction() as connection:
-            charges = connection.execute("SELECT refunded FROM charges").fetchall()
-    # `validate_inventory` reads the sales, so a damaged inventory is found before the charge, and the charge is voided.
-    assert outcome.status is (Status.FAILED if service == "inventory" else Status.UNKNOWN)
-    assert "ServiceUnavailable" in outcome.detail or "note_unsent" in outcome.detail
-    assert [row["refunded"] for row in charges] == ([] if service == "inventory" else [0])
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_charge_is_refunded_if_the_database_refuses_the_sale_and_no_further_attempt_is_made(data: Path) -> None:
     with closing(Shop(data)) as shop:
         with shop.inventory.database.transaction() as connection:
@@ -402,18 +349,6 @@ class Mishap(Fault):
 
     def before_effect(self) -> None:
         self.happens()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_no_order_is_completed_in_a_folder_that_was_removed_under_way(tmp_path: Path, data: Path) -> None:
-    removed = Mishap(happens=lambda: data.rename(tmp_path / "moved"))
-    with closing(Shop(data, FaultPlan((PlannedFault("process_payment", removed, 1),)))) as shop:
-        outcome = order_processor.process_order(shop, make_order())
-
-    assert outcome.status is Status.UNKNOWN
-    assert "removed or replaced" in outcome.detail
-    assert read_ledger(tmp_path / "moved").sales == ()
-    assert not data.exists()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -82,41 +82,30 @@ def test_a_value_at_the_edge_of_its_rule_is_taken_as_it_is(changes: dict[str, ob
     assert as_json(order) == document
 
 
-@pytest.mark.parametrize("field", ["order_id", "customer_id", "items[0].sku"])
-@pytest.mark.parametrize("value", ["", "x" * 65, "1\n", "a b", "a/b", "é", "\ud800", *NOT_A_STRING])
-def test_what_is_no_identifier_is_refused(field: str, value: object) -> None:
-    document = document_of(items=[line_of(sku=value)]) if field.endswith("sku") else document_of(**{field: value})
-
-    with pytest.raises(InvalidOrder, match=f"^{re.escape(field)}: must match .+, not .+"):
-        parse_order(document)
+NO_IDENTIFIER: list[object] = ["", "x" * 65, "1\n", "a b", "a/b", "é", "\ud800", *NOT_A_STRING]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        *((field, value) for field in ("order_id", "customer_id", "sku") for value in NO_IDENTIFIER),
         *(("currency", value) for value in ("", "US", "USDD", "usd", "US1", "USD\n", "ÄÖÜ", *NOT_A_STRING)),
         *(
             ("payment_token", value)
             for value in ("", "tok_", "visa", "TOK_visa", "tok_a-b", "tok_" + "a" * 61, "tok_visa\n", *NOT_A_STRING)
         ),
-    ],
-)
-def test_what_is_no_currency_or_token_is_refused(field: str, value: object) -> None:
-    with pytest.raises(InvalidOrder, match=f"^{field}: must match .+, not .+"):
-        parse_order(document_of(**{field: value}))
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
         *(("quantity", value) for value in (0, -1, 1_000_001, 10**4_000, *NOT_AN_INTEGER)),
         *(("unit_price_cents", value) for value in (-1, 10**9 + 1, 10**4_000, 0.0, *NOT_AN_INTEGER)),
     ],
 )
-def test_what_is_no_number_in_its_range_is_refused(field: str, value: object) -> None:
-    document = document_of(items=[line_of("a"), line_of("b", **{field: value})])
+def test_a_value_that_breaks_its_rule_is_refused_with_field_and_rule(field: str, value: object) -> None:
+    is_of_order = field in document_of()
+    document = document_of(**{field: value}) if is_of_order else document_of(items=[line_of(**{field: value})])
+    where = field if is_of_order else f"items[0].{field}"
 
-    with pytest.raises(InvalidOrder, match=rf"^items\[1\]\.{field}: must be a whole number from \d+ to \d+, not .+"):
+    with pytest.raises(
+        InvalidOrder, match=rf"^{re.escape(where)}: must (match .+|be a whole number from \d+ to \d+), not ."
+    ):
         parse_order(document)
 
 
@@ -210,7 +199,7 @@ def test_a_line_of_the_greatest_length_is_read_and_a_longer_one_refused(tmp_path
     assert load_orders(str(path)) == [SAMPLE_ORDER]
 
     path.write_bytes(b" " + line)
-    with pytest.raises(InvalidOrder, match="line 1: order: is longer than 5000000 bytes$"):
+    with pytest.raises(InvalidOrder, match=f"^{re.escape(str(path))}: line 1: order: is longer than 5000000 bytes$"):
         load_orders(str(path))
 
 
@@ -241,14 +230,6 @@ def test_a_file_of_one_huge_line_is_refused_without_filling_the_memory(tmp_path:
     tracemalloc.stop()
 
     assert peak_bytes < 5 * MAX_LINE_BYTES
-
-
-def test_a_refused_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "orders.jsonl"
-    path.write_bytes(b"\n\nnull\n")
-
-    with pytest.raises(InvalidOrder, match=f"^{re.escape(str(path))}: line 3: order: "):
-        load_orders(str(path))
 
 
 def test_the_digest_depends_on_the_content_alone() -> None:

@@ -25,8 +25,6 @@ from comparison.judge.accounts import accounts_of
 from comparison.judge.audit import audit
 from comparison.judge.command import read_outcomes
 from comparison.stage.processes import POLL_SECONDS, ROOT, Program, Worker, free_port, wait_until
-from plumbing.connection import connect
-from plumbing.watch import warn_of_other_shops
 from shop.errors import OutOfStock, ReplyLost, ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import read_ledger
@@ -382,25 +380,6 @@ def test_a_server_that_is_down_is_unavailable_and_found_again_when_it_is_up(
 
     assert not is_told(str(refused.value))
     assert [charge.order_id for charge in read_ledger(shop.location).charges] == ["1", "2"]
-
-
-async def test_workers_on_two_machines_serve_the_same_shop_if_its_url_is_the_same(
-    postgres: PostgresServer, database: PostgresUrl, stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    await start_workers(stage, address_of(database), 1)
-    url = f"postgresql://127.0.0.1:{postgres.port}"
-
-    async def is_warned_in(shop: str) -> bool:
-        caplog.clear()
-        await warn_of_other_shops(await connect(stage.settings, f"1@another-machine {shop}"))
-        assert not is_told(caplog.text)
-        return "serves another shop" in caplog.text
-
-    while not await is_warned_in("/a"):  # the server may not have seen the worker yet
-        await asyncio.sleep(POLL_SECONDS)
-    warned = [await is_warned_in(shop) for shop in (f"{url}/other", f"{url}/postgres")]
-
-    assert warned == [True, False]
 
 
 async def start_workers(stage: Stage, data: str, number: int) -> list[Worker]:

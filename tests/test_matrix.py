@@ -29,7 +29,6 @@ from conftest import Stage, make_order, make_stage, write_orders
 from temporalio.client import Client
 from temporalio.worker import Worker
 from test_cancellation import Hold, PlanOfEachOrder
-from test_order_processor import hurried
 
 from activities import activities_of
 from comparison.stage.processes import Program, Server, wait_until
@@ -59,6 +58,16 @@ GIVING_UP_SECONDS = sum(
 # not wait before they try again, and wait for an answer as long as it takes.
 HOLD_SECONDS = {"script": GIVING_UP_SECONDS + 9, "workflow": ATTEMPT_TIMEOUT.total_seconds() - 2}
 SCRIPT_TIMEOUT_SECONDS = 2 * HOLD_SECONDS["script"]
+# The script as it is, but for the waits: no pause between two attempts, and answers that take long.
+HURRIED = f"""
+import sys
+import order_processor
+from shop.stores import storage
+from shop.terminal.streams import run_program
+
+order_processor.INITIAL_INTERVAL_SECONDS, storage.CALL_TIMEOUT_SECONDS = 0.0, {SCRIPT_TIMEOUT_SECONDS}
+sys.exit(run_program("order_processor", order_processor.main))
+"""
 
 FORWARD = ("validate_inventory", "process_payment", "update_inventory")
 VOIDS = ("void_charge", "void_sale", "refund_payment")
@@ -710,7 +719,7 @@ class Play:
 
     def script(self, orders: list[Order], spec: str) -> Program:
         options = (f"--data={self.stage.data}", f"--faults={spec}", f"--concurrency={len(orders)}")
-        return self.program(orders, "-c", hurried(SCRIPT_TIMEOUT_SECONDS), *options)
+        return self.program(orders, "-c", HURRIED, *options)
 
     def program(self, orders: list[Order], *arguments: str) -> Program:
         name = self.stage.directory / f"program-{len(self.stage.started)}"

@@ -60,11 +60,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-@pytest.fixture
-def data(location: Location) -> Location:
-    return location
-
-
 def run_alone(
     *arguments: object, cwd: Path = ROOT, settings: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
@@ -157,11 +152,11 @@ def initial_stock(ledger: Ledger) -> dict[str, int]:
     return {sku: stock.initial for sku, stock in ledger.stock.items()}
 
 
-def test_ledger_prints_the_documented_json(data: Location) -> None:
-    do(data, make_order("1"), charge, sell, confirm)
-    do(data, make_order("2"), void)
+def test_ledger_prints_the_documented_json(location: Location) -> None:
+    do(location, make_order("1"), charge, sell, confirm)
+    do(location, make_order("2"), void)
 
-    completed = run_shop("ledger", "--json", "--data", data)
+    completed = run_shop("ledger", "--json", "--data", location)
 
     document = json.loads(completed.stdout)
     first_attempt = document["attempts"][0]
@@ -195,11 +190,11 @@ def test_ledger_prints_the_documented_json(data: Location) -> None:
     assert first_attempt["at"].endswith("+00:00")
 
 
-def test_ledger_tells_people_what_happened_to_each_order(data: Location) -> None:
-    do(data, make_order("1"), charge, sell, note_unsent)
-    do(data, make_order("2", currency="JPY"), charge, refund)
+def test_ledger_tells_people_what_happened_to_each_order(location: Location) -> None:
+    do(location, make_order("1"), charge, sell, note_unsent)
+    do(location, make_order("2", currency="JPY"), charge, refund)
 
-    completed = run_shop("ledger", "--data", data)
+    completed = run_shop("ledger", "--data", location)
 
     first, second = completed.stdout.split("order 2\n")
     assert completed.returncode == 0
@@ -224,15 +219,15 @@ def test_an_attempt_is_stamped_with_microseconds_and_shown_with_milliseconds_als
     assert "  00:00:00.000  process_payment " in run_shop("ledger", "--data", folder).stdout
 
 
-def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, data: Location) -> None:
+def test_load_replaces_stock_and_customers_as_often_as_it_likes(tmp_path: Path, location: Location) -> None:
     directory = write_catalogue(tmp_path / "csv")
 
-    completed = [run_shop("load", directory, "--data", data) for _ in range(2)]
+    completed = [run_shop("load", directory, "--data", location) for _ in range(2)]
 
     assert [one.returncode for one in completed] == [0, 0]
     assert "2 products and 1 customers" in completed[0].stdout
-    assert initial_stock(read_ledger(data)) == {"P001": 39, "P002": 0}
-    with closing(Shop(data)) as shop:
+    assert initial_stock(read_ledger(location)) == {"P001": 39, "P002": 0}
+    with closing(Shop(location)) as shop:
         shop.notifications.send_confirmation(make_order(customer_id="VINET"))
 
 
@@ -247,25 +242,25 @@ def test_load_reads_what_excel_writes_as_csv_in_utf_8(tmp_path: Path, folder: Pa
     assert initial_stock(read_ledger(folder)) == {"P001": 39, "P002": 0}
 
 
-def test_load_reads_the_whole_of_northwind(data: Location) -> None:
-    completed = run_shop("load", NORTHWIND, "--data", data)
+def test_load_reads_the_whole_of_northwind(folder: Path) -> None:
+    completed = run_shop("load", NORTHWIND, "--data", folder)
 
     ordered = {item.sku for order in load_orders(str(NORTHWIND / "orders.jsonl")) for item in order.items}
     assert completed.returncode == 0
     assert "77 products and 91 customers" in completed.stdout
-    assert set(initial_stock(read_ledger(data))) == ordered
+    assert set(initial_stock(read_ledger(folder))) == ordered
 
 
-def test_load_refuses_once_an_order_was_processed(tmp_path: Path, data: Location) -> None:
-    do(data, make_order(), sell)
-    before = read_ledger(data)
+def test_load_refuses_once_an_order_was_processed(tmp_path: Path, folder: Path) -> None:
+    do(folder, make_order(), sell)
+    before = read_ledger(folder)
 
-    completed = run_shop("load", write_catalogue(tmp_path / "csv"), "--data", data)
+    completed = run_shop("load", write_catalogue(tmp_path / "csv"), "--data", folder)
 
     assert completed.returncode == 1
     assert "reset" in completed.stderr
-    assert read_ledger(data) == before
-    do(data, make_order(), confirm)
+    assert read_ledger(folder) == before
+    do(folder, make_order(), confirm)
 
 
 @pytest.mark.parametrize(
@@ -315,14 +310,14 @@ def test_load_refuses_a_bad_file_by_name_and_line_and_changes_nothing(
     ids=["nothing", "charged and sold", "refunded"],
 )
 def test_settle_says_what_it_undoes_undoes_it_and_voids_the_order(
-    data: Location, held: tuple[Callable[[Shop, Order], object], ...], said: str
+    location: Location, held: tuple[Callable[[Shop, Order], object], ...], said: str
 ) -> None:
-    do(data, make_order("1"), *held)
-    do(data, make_order("2"), charge, sell)
+    do(location, make_order("1"), *held)
+    do(location, make_order("2"), charge, sell)
 
-    completed = [run_shop("settle", "1", "--yes", "--data", data) for _ in range(2)]
+    completed = [run_shop("settle", "1", "--yes", "--data", location) for _ in range(2)]
 
-    ledger = read_ledger(data)
+    ledger = read_ledger(location)
     assert [one.returncode for one in completed] == [0, 0]
     assert f"order 1: {said}; to be voided for good" in completed[0].stderr
     assert "nobody works on" in completed[0].stderr
@@ -330,22 +325,22 @@ def test_settle_says_what_it_undoes_undoes_it_and_voids_the_order(
     assert [charged.order_id for charged in ledger.charges if not charged.refunded] == ["2"]
     assert {sale.order_id for sale in ledger.sales if not sale.restored} == {"2"}
     assert ledger.stock["mug"].now == 98
-    with closing(Shop(data)) as shop:
+    with closing(Shop(location)) as shop:
         for step in (sell, charge, confirm, note_unsent):
             with pytest.raises(OrderVoided):
                 step(shop, make_order("1"))
 
 
 @pytest.mark.parametrize("last", [confirm, note_unsent])
-def test_settle_refuses_an_order_that_was_confirmed(data: Location, last: Callable[[Shop, Order], object]) -> None:
-    do(data, make_order(), charge, sell, last)
-    before = read_ledger(data)
+def test_settle_refuses_an_order_that_was_confirmed(folder: Path, last: Callable[[Shop, Order], object]) -> None:
+    do(folder, make_order(), charge, sell, last)
+    before = read_ledger(folder)
 
-    completed = run_shop("settle", "1", "--yes", "--data", data)
+    completed = run_shop("settle", "1", "--yes", "--data", folder)
 
     assert (completed.returncode, completed.stdout) == (1, "")
     assert completed.stderr == "shop: order 1 is complete; nothing is owed\n"
-    assert effects_in(read_ledger(data)) == effects_in(before)
+    assert effects_in(read_ledger(folder)) == effects_in(before)
 
 
 def test_settle_refuses_an_order_that_is_confirmed_while_it_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,16 +358,16 @@ def test_settle_refuses_an_order_that_is_confirmed_while_it_asks(folder: Path, m
 
 @pytest.mark.parametrize("command", [("settle", "1"), ("reset",)])
 def test_settle_and_reset_without_yes_and_without_a_terminal_change_nothing(
-    data: Location, command: tuple[str, ...]
+    folder: Path, command: tuple[str, ...]
 ) -> None:
-    do(data, make_order(), charge)
-    before = read_ledger(data)
+    do(folder, make_order(), charge)
+    before = read_ledger(folder)
 
-    completed = run_shop(*command, "--data", data)
+    completed = run_shop(*command, "--data", folder)
 
     assert (completed.returncode, completed.stdout) == (1, "")
     assert "--yes" in completed.stderr
-    assert read_ledger(data) == before
+    assert read_ledger(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -396,43 +391,43 @@ def test_an_order_whose_id_begins_with_a_dash_is_settled(
     assert [(charged.order_id, charged.refunded) for charged in read_ledger(folder).charges] == [(order_id, True)]
 
 
-def test_the_faults_of_the_environment_strike_no_command(tmp_path: Path, data: Location) -> None:
-    do(data, make_order(), charge, sell)
+def test_the_faults_of_the_environment_strike_no_command(tmp_path: Path, folder: Path) -> None:
+    do(folder, make_order(), charge, sell)
     settings = {"SHOP_FAULTS": "refund_payment:crash_before*inf,void_sale:unavailable*inf"}
 
-    settled = run_shop("settle", "1", "--yes", "--data", data, settings=settings)
-    shown = run_shop("ledger", "--data", data, settings={"SHOP_FAULTS": "what is no plan"})
+    settled = run_shop("settle", "1", "--yes", "--data", folder, settings=settings)
+    shown = run_shop("ledger", "--data", folder, settings={"SHOP_FAULTS": "what is no plan"})
 
     assert (settled.returncode, shown.returncode) == (0, 0)
-    assert [charged.refunded for charged in read_ledger(data).charges] == [True]
+    assert [charged.refunded for charged in read_ledger(folder).charges] == [True]
 
 
 def test_settle_that_cannot_reach_a_service_says_so_and_can_be_repeated(
-    data: Location, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "CALL_TIMEOUT_SECONDS", 0.1)
-    do(data, make_order(), charge, sell)
-    with closing(Shop(data)) as other_program, other_program.payments.database.transaction():
-        blocked = run_here("shop", "settle", "1", "--yes", "--data", data)
+    do(folder, make_order(), charge, sell)
+    with closing(Shop(folder)) as other_program, other_program.payments.database.transaction():
+        blocked = run_here("shop", "settle", "1", "--yes", "--data", folder)
 
-    repeated = run_shop("settle", "1", "--yes", "--data", data)
+    repeated = run_shop("settle", "1", "--yes", "--data", folder)
 
     assert (blocked.returncode, blocked.stdout, repeated.returncode) == (1, "", 0)
     assert "locked" in blocked.stderr
-    assert [charged.refunded for charged in read_ledger(data).charges] == [True]
+    assert [charged.refunded for charged in read_ledger(folder).charges] == [True]
 
 
-def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Path, data: Location) -> None:
-    run_shop("load", write_catalogue(tmp_path / "csv"), "--data", data)
-    do(data, make_order(customer_id="VINET"), charge, refund, confirm)
+def test_reset_with_yes_forgets_everything_and_stocks_the_catalogue(tmp_path: Path, location: Location) -> None:
+    run_shop("load", write_catalogue(tmp_path / "csv"), "--data", location)
+    do(location, make_order(customer_id="VINET"), charge, refund, confirm)
 
-    completed = run_shop("reset", "--yes", "--data", data)
+    completed = run_shop("reset", "--yes", "--data", location)
 
-    ledger = read_ledger(data)
+    ledger = read_ledger(location)
     assert completed.returncode == 0
     assert initial_stock(ledger) == {product.sku: product.quantity for product in PRODUCTS}
     assert (ledger.sales, ledger.charges, ledger.confirmations, ledger.voids, ledger.attempts) == ((), (), (), (), ())
-    do(data, make_order(), confirm)
+    do(location, make_order(), confirm)
 
 
 @pytest.fixture
@@ -451,15 +446,15 @@ def terminal() -> Iterator[tuple[int, int]]:
     ids=["yes", "no", "nothing", "end of input"],
 )
 def test_reset_and_settle_ask_at_a_terminal(
-    data: Location, terminal: tuple[int, int], command: tuple[str, ...], typed: bytes, status: int, is_meant: bool
+    folder: Path, terminal: tuple[int, int], command: tuple[str, ...], typed: bytes, status: int, is_meant: bool
 ) -> None:
-    do(data, make_order(), charge)
+    do(folder, make_order(), charge)
     keyboard, screen = terminal
     os.write(keyboard, typed)
 
-    completed = run_shop(*command, "--data", data, stdin=screen)
+    completed = run_shop(*command, "--data", folder, stdin=screen)
 
-    held = [charged for charged in read_ledger(data).charges if not charged.refunded]
+    held = [charged for charged in read_ledger(folder).charges if not charged.refunded]
     assert completed.returncode == status
     assert (held == []) == is_meant
 

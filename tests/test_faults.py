@@ -160,11 +160,6 @@ def test_random_faults_strike_every_step_at_about_their_rate_and_are_of_four_kin
         assert drawn.count(kind) / struck == pytest.approx(0.25, abs=0.045)
 
 
-@pytest.mark.parametrize(("rate", "expected"), [("0", {"none"}), ("1", set(RANDOM_KINDS))])
-def test_random_faults_at_the_ends_of_the_range_strike_never_or_always(rate: str, expected: set[str]) -> None:
-    assert set(kinds(f"random({rate},7)", "process_payment", 200)) == expected
-
-
 def test_random_faults_are_drawn_from_seed_order_step_and_attempt_alone() -> None:
     drawn = kinds("random(0.5,7)", "process_payment", 100)
 

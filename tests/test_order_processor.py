@@ -419,33 +419,6 @@ def test_an_order_whose_id_is_taken_by_an_unfinished_one_is_unknown_and_touches_
     assert effects_in(ledger) == effects_in(before)
 
 
-def test_an_order_that_was_charged_by_a_killed_run_holds_no_charge_once_it_is_rejected(data: Path) -> None:
-    order = make_order(items=(Item("last-one", 1, 9_900),))
-    with closing(Shop(data)) as shop:
-        shop.payments.process_payment(order)
-        shop.inventory.update_inventory(make_order("2", items=order.items))
-
-    outcome = process(data, order)
-
-    assert outcome.status is Status.REJECTED
-    assert held_charges(read_ledger(data)) == []
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("step", ["validate_inventory", "process_payment", "update_inventory"])
-def test_an_order_whose_stock_a_killed_run_took_is_completed_whatever_is_down(data: Path, step: str) -> None:
-    with closing(Shop(data)) as shop:
-        shop.payments.process_payment(make_order())
-        shop.inventory.update_inventory(make_order())
-
-    outcome = process(data, make_order(), f"{step}:unavailable*inf")
-
-    ledger = read_ledger(data)
-    assert outcome.status is Status.COMPLETED
-    assert len(held_charges(ledger)) == len(ledger.confirmations) == 1
-    assert {sale.restored for sale in ledger.sales} == {False}
-
-
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("step", ["validate_inventory", "process_payment", "update_inventory", "send_confirmation"])
 def test_a_finished_order_that_is_run_again_while_a_service_is_down_stays_whole(data: Path, step: str) -> None:

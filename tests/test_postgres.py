@@ -9,9 +9,9 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from comparison.judge.accounts import accounts_of
 from comparison.judge.audit import audit
 from comparison.judge.command import read_outcomes
 from comparison.stage.processes import POLL_SECONDS, ROOT, Program, Worker, free_port, wait_until
-from shop.errors import OutOfStock, ReplyLost, ServiceUnavailable
+from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault
 from shop.ledger import read_ledger
 from shop.orders import Item, Order
@@ -189,16 +189,6 @@ def test_the_ledger_is_the_same_in_both_stores(database: PostgresUrl, tmp_path: 
     assert len(ledgers[0].charges) == 6
 
 
-def test_a_ledger_is_read_as_of_one_moment(shop: Shop) -> None:
-    with storage.read_only(shop.location, "payments") as connection:
-        before = connection.execute("SELECT * FROM charges").fetchall()
-        shop.payments.process_payment(make_order())
-        after = connection.execute("SELECT * FROM charges").fetchall()
-
-    assert (before, after) == ([], [])
-    assert len(read_ledger(shop.location).charges) == 1
-
-
 def test_orders_wait_for_themselves_and_for_no_other(database: PostgresUrl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "CALL_TIMEOUT_SECONDS", 0.2)
     with closing(Shop(database)) as shop, closing(Shop(database)) as other, ThreadPoolExecutor() as executor:
@@ -222,30 +212,6 @@ def test_orders_that_want_the_same_products_in_another_order_do_not_lock_each_ot
     assert read_ledger(shop.location).stock["mug"].now == 20
 
 
-def test_an_order_that_looked_before_another_took_the_last_item_is_out_of_stock(shop: Shop) -> None:
-    order = make_order("2", items=(Item("mug", 1, 1), Item("last-one", 1, 9_900)))
-    with ThreadPoolExecutor() as executor:
-        with shop.inventory.database.transaction("1") as connection:
-            connection.execute("UPDATE products SET now = 0 WHERE sku = 'last-one'")
-            late = executor.submit(shop.inventory.update_inventory, order)
-            with postgres_statement(shop) as waiting:
-                while not waiting("SELECT 1 FROM pg_locks WHERE NOT granted"):
-                    assert not late.done()
-        error = late.exception(timeout=30)
-
-    ledger = read_ledger(shop.location)
-    assert isinstance(error, OutOfStock)
-    assert "took them first" in str(error)
-    assert (ledger.sales, ledger.stock["mug"].now, ledger.stock["last-one"].now) == ((), 100, 0)
-
-
-@contextmanager
-def postgres_statement(shop: Shop) -> Iterator[Callable[[str], list[object]]]:
-    """Give a way to ask the server on a connection of its own."""
-    with storage.read_only(shop.location, "inventory") as connection:
-        yield lambda sql: list(connection.execute(sql).fetchall())
-
-
 def test_a_connection_that_was_lost_while_nobody_used_it_costs_no_attempt(postgres: PostgresServer, shop: Shop) -> None:
     with ThreadPoolExecutor(4) as executor:  # so that there are several
         list(executor.map(shop.payments.process_payment, [make_order(str(number)) for number in range(4)]))
@@ -255,22 +221,6 @@ def test_a_connection_that_was_lost_while_nobody_used_it_costs_no_attempt(postgr
     shop.payments.process_payment(make_order("5"))
 
     assert outcomes(shop, "5") == ["ok"]
-
-
-def test_a_connection_that_is_lost_in_a_transaction_leaves_nothing_of_it(postgres: PostgresServer, shop: Shop) -> None:
-    before = read_ledger(shop.location)
-
-    with (
-        pytest.raises(ServiceUnavailable, match="terminating"),
-        shop.inventory.database.transaction() as connection,
-    ):
-        connection.execute("UPDATE products SET now = 0")
-        with postgres.connect() as operator:
-            operator.execute(DISCONNECT_OTHERS)
-        connection.execute("UPDATE products SET now = 1")
-
-    assert read_ledger(shop.location) == before
-    shop.inventory.update_inventory(make_order())
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,12 @@ import run_worker
 from comparison.stage.processes import ROOT, clean_environment
 from shop.__main__ import main
 from shop.catalogue import PRODUCTS
-from shop.errors import OrderVoided, PaymentDeclined
+from shop.errors import OrderVoided
 from shop.faults import FaultPlan, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Order
 from shop.parsing import load_orders
 from shop.services import attempts
-from shop.services.payments import Payments
 from shop.shop import Shop
 from shop.stores import storage
 from shop.stores.location import Location, PostgresUrl
@@ -343,19 +342,6 @@ def test_settle_refuses_an_order_that_was_confirmed(folder: Path, last: Callable
     assert effects_in(read_ledger(folder)) == effects_in(before)
 
 
-def test_settle_refuses_an_order_that_is_confirmed_while_it_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    do(folder, make_order(), charge, sell)
-    seen = read_ledger(folder)
-    do(folder, make_order(), confirm)
-    monkeypatch.setattr("shop.__main__.read_ledger", lambda location: seen)
-
-    completed = run_here("shop", "settle", "1", "--yes", "--data", folder)
-
-    assert (completed.returncode, completed.stdout) == (1, "")
-    assert completed.stderr.endswith("shop: order 1 is complete; nothing is owed\n")
-    assert [charged.refunded for charged in read_ledger(folder).charges] == [False]
-
-
 @pytest.mark.parametrize("command", [("settle", "1"), ("reset",)])
 def test_settle_and_reset_without_yes_and_without_a_terminal_change_nothing(
     folder: Path, command: tuple[str, ...]
@@ -522,15 +508,3 @@ def test_a_data_directory_that_cannot_be_used_is_named_and_answered_with_2(
 
     assert (completed.returncode, completed.stdout) == (2, "")
     assert str(tmp_path / name) in completed.stderr
-
-
-def test_settle_that_a_service_of_ones_own_refuses_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(payments: Payments, order_id: str) -> None:
-        raise PaymentDeclined("the provider refunds no more")
-
-    monkeypatch.setattr(Payments, "refund_or_void", refuse)
-
-    completed = run_here("shop", "settle", "1", "--yes", "--data", folder)
-
-    assert completed.returncode == 1
-    assert completed.stderr.splitlines()[-1] == "shop: the provider refunds no more"

@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 MAX_ITEMS = 1_000
-MAX_QUANTITY = 1_000_000
-MAX_UNIT_PRICE_CENTS = 10**9
 MAX_TOTAL_CENTS = 10**12
-
 IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,64}")
-CURRENCY = re.compile(r"[A-Z]{3}")
-PAYMENT_TOKEN = re.compile(r"tok_[A-Za-z0-9_]{1,60}")
+# The rule of each field, in an order or an item: a pattern for a text, a range for a whole number.
+RULES: dict[str, re.Pattern[str] | range] = {
+    "order_id": IDENTIFIER,
+    "customer_id": IDENTIFIER,
+    "currency": re.compile(r"[A-Z]{3}"),
+    "payment_token": re.compile(r"tok_[A-Za-z0-9_]{1,60}"),
+    "sku": IDENTIFIER,
+    "quantity": range(1, 1_000_000 + 1),
+    "unit_price_cents": range(10**9 + 1),
+}
 
 # ISO 4217: a yen has no smaller unit, a dinar has 1,000 fils. All others have two decimals.
 WITHOUT_DECIMALS = re.compile("BIF|CLP|DJF|GNF|ISK|JPY|KMF|KRW|PYG|RWF|UGX|UYI|VND|VUV|XAF|XOF|XPF")
@@ -51,9 +57,31 @@ class Order:
         """Read an order as it was sent. Unknown fields are ignored: an older worker accepts a newer order.
 
         Raises:
-            InvalidOrder: if it is no strict JSON (a key twice in one object, NaN, not UTF-8), or breaks a rule.
+            InvalidOrder: if it is no strict JSON (a key twice in one object, NaN, not UTF-8), or not of this shape.
         """
-        return parse_order(_decode(text))
+        document = _read_json(text)
+        fields_read = _read_fields(cls, document, "")
+        items = document.get("items", ()) if isinstance(document, dict) else ()
+        if not isinstance(items, list):
+            raise _broken("items", items)
+        read = (_read_fields(Item, item, f"items[{index}].") for index, item in enumerate(items))
+        return cls(**fields_read, items=tuple(Item(**item) for item in read))
+
+    def check(self) -> None:
+        """Refuse an order that breaks a rule: where it comes in, and not again while it is under way.
+
+        Raises:
+            InvalidOrder: naming the first field that does, and its rule.
+        """
+        _check_fields(self, "")
+        if not 1 <= len(self.items) <= MAX_ITEMS:
+            raise _broken("items", self.items)
+        for index, item in enumerate(self.items):
+            _check_fields(item, f"items[{index}].")
+        if len({item.sku for item in self.items}) < len(self.items):
+            raise InvalidOrder("items: the same sku stands in two lines")
+        if self.total_cents > MAX_TOTAL_CENTS:
+            raise InvalidOrder(f"items: the total is over {MAX_TOTAL_CENTS} cents")
 
     @property
     def total_cents(self) -> int:
@@ -136,63 +164,39 @@ def format_money(cents: int, currency: str) -> str:
     return f"{cents / 10**decimals:.{decimals}f} {currency}"
 
 
-def parse_order(document: object) -> Order:
-    """Check a decoded JSON object, and make an order of it.
-
-    Raises:
-        InvalidOrder: if a field is missing or breaks its rule.
-    """
+def _read_fields(kind: type, document: object, where: str) -> dict[str, Any]:  # Any: text or whole number
+    """Return the fields of a class that have a rule, as they stand in a JSON object."""
     if not isinstance(document, dict):
-        raise InvalidOrder(f"order: must be a JSON object, not {_shown(document)}")
-    items = _field(document, "items")
-    if not isinstance(items, (list, tuple)) or not 1 <= len(items) <= MAX_ITEMS:
-        raise InvalidOrder(f"items: must be a list of 1 to {MAX_ITEMS} lines, not {_shown(items)}")
-    order = Order(
-        order_id=_text(document, "order_id", IDENTIFIER),
-        customer_id=_text(document, "customer_id", IDENTIFIER),
-        currency=_text(document, "currency", CURRENCY),
-        payment_token=_text(document, "payment_token", PAYMENT_TOKEN),
-        items=tuple(_parse_item(item, f"items[{index}]") for index, item in enumerate(items)),
-    )
-    if len({item.sku for item in order.items}) < len(order.items):
-        raise InvalidOrder("items: the same sku stands in two lines")
-    if order.total_cents > MAX_TOTAL_CENTS:
-        raise InvalidOrder(f"items: the total is over {MAX_TOTAL_CENTS} cents")
-    return order
+        raise InvalidOrder(f"{where.rstrip('.') or 'order'}: must be a JSON object, not {_shown(document)}")
+    values = {}
+    for field in fields(kind):
+        if field.name in RULES and field.name in document:
+            # By type: JSON's true is an int to Python, and 1.0 is equal to 1: neither is a quantity.
+            if type(document[field.name]) is not (int if isinstance(RULES[field.name], range) else str):
+                raise _broken(field.name, document[field.name], where)
+            values[field.name] = document[field.name]
+        elif field.default is MISSING and field.name not in document:
+            raise InvalidOrder(f"{where}{field.name}: is missing")
+    return values
 
 
-def _parse_item(document: object, where: str) -> Item:
-    if not isinstance(document, dict):
-        raise InvalidOrder(f"{where}: must be a JSON object, not {_shown(document)}")
-    return Item(
-        sku=_text(document, "sku", IDENTIFIER, f"{where}."),
-        quantity=_integer(document, "quantity", 1, MAX_QUANTITY, f"{where}."),
-        unit_price_cents=_integer(document, "unit_price_cents", 0, MAX_UNIT_PRICE_CENTS, f"{where}."),
-    )
+def _check_fields(thing: Order | Item, where: str) -> None:
+    for name, rule in RULES.items():
+        value = getattr(thing, name, None)
+        if value is not None and not (value in rule if isinstance(rule, range) else rule.fullmatch(value)):
+            raise _broken(name, value, where)
 
 
-def _field(document: dict[str, object], name: str, where: str = "") -> object:
-    if name not in document:
-        raise InvalidOrder(f"{where}{name}: is missing")
-    return document[name]
+def _broken(name: str, value: object, where: str = "") -> InvalidOrder:
+    rule = RULES.get(name)
+    if isinstance(rule, range):
+        must = f"be a whole number from {rule[0]} to {rule[-1]}"
+    else:
+        must = f"match {rule.pattern}" if rule else f"be a list of 1 to {MAX_ITEMS} lines"
+    return InvalidOrder(f"{where}{name}: must {must}, not {_shown(value)}")
 
 
-def _text(document: dict[str, object], name: str, rule: re.Pattern[str], where: str = "") -> str:
-    value = _field(document, name, where)
-    if not isinstance(value, str) or not rule.fullmatch(value):
-        raise InvalidOrder(f"{where}{name}: must match {rule.pattern}, not {_shown(value)}")
-    return value
-
-
-def _integer(document: dict[str, object], name: str, least: int, most: int, where: str) -> int:
-    value = _field(document, name, where)
-    # JSON's true is an int to Python, and 1.0 is equal to 1: neither is a quantity.
-    if type(value) is not int or not least <= value <= most:
-        raise InvalidOrder(f"{where}{name}: must be a whole number from {least} to {most}, not {_shown(value)}")
-    return value
-
-
-def _decode(text: bytes | str) -> object:
+def _read_json(text: bytes | str) -> object:
     """Decode strict JSON; in bytes a byte order mark may stand before it, as some editors put it there."""
     try:
         if isinstance(text, bytes):

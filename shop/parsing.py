@@ -45,6 +45,7 @@ def read_orders(lines: Iterable[bytes]) -> list[Order]:
             if len(line) > MAX_LINE_BYTES:
                 raise InvalidOrder(f"order: is longer than {MAX_LINE_BYTES} bytes")
             order = Order.from_json(line)
+            order.check()
             if order.order_id in line_of:
                 raise InvalidOrder(f"order_id: {order.order_id} stands in line {line_of[order.order_id]}, too")
         except InvalidOrder as error:

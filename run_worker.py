@@ -14,7 +14,6 @@ import asyncio
 import functools
 import logging
 import os
-import signal
 import sys
 from datetime import timedelta
 
@@ -24,7 +23,7 @@ from temporalio.worker import Worker
 from activities import activities_of
 from plumbing.admission import Admission
 from plumbing.connection import NoConnection, add_search_attribute, connect, runtime, ui_link
-from plumbing.process import PatientThreads, log_to_stderr, run_and_exit
+from plumbing.process import PatientThreads, log_to_stderr, run_and_exit, when_told_to_stop
 from shop.errors import StoreUnusable, TransientError
 from shop.shop import Shop
 from shop.terminal.options import add_shop_arguments, read_shop_options
@@ -41,8 +40,7 @@ logger = logging.getLogger("run_worker")
 async def serve(shop: Shop, core: Runtime) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; then let the steps that are under way end."""
     stopping = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    when_told_to_stop(stopping.set)
     client = await connect(os.environ, core)
     await add_search_attribute(client, ORDER_STATUS)
     async with Worker(

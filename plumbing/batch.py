@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
+
+from plumbing.process import when_told_to_stop
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -50,8 +51,7 @@ async def run_batch(
         for task in tasks:
             task.cancel()
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(signal_number, interrupt)
+    when_told_to_stop(interrupt)
     with bar:
         drawn = bar.add_task("", total=len(items))
         for handler in logging.getLogger().handlers:

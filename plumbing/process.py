@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -45,6 +47,15 @@ class PatientThreads(ThreadPoolExecutor):
         except RuntimeError:
             if not self._threads:
                 raise
+
+
+def when_told_to_stop(call: Callable[[], None]) -> None:
+    """Have SIGINT, SIGTERM and SIGHUP (unless `nohup` has it ignored) call back in the running loop."""
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, call)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, call)
 
 
 def run_and_exit(main: Callable[[], int]) -> NoReturn:

@@ -195,3 +195,25 @@ async def test_a_worker_that_cannot_write_its_log_serves_all_the_same(stage: Sta
 
     assert outcome.status is Status.COMPLETED
     assert status == 0
+
+
+async def test_a_worker_under_nohup_outlives_its_terminal(stage: Stage) -> None:
+    worker = await asyncio.create_subprocess_exec(
+        *("nohup", sys.executable, "run_worker.py", f"--data={stage.data}"),
+        cwd=ROOT,
+        env=stage.settings,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert worker.stderr
+    try:
+        await asyncio.wait_for(worker.stderr.readuntil(b"serving"), 60)
+        worker.send_signal(signal.SIGHUP)
+        outcome = await run_order(stage.client, make_order(), wait=True)
+        worker.terminate()
+        status = await asyncio.wait_for(worker.wait(), 30)
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+
+    assert (outcome.status, status) == (Status.COMPLETED, 0)

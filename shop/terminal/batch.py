@@ -33,9 +33,10 @@ def run_batch(orders: Sequence[Order], concurrency: int, process_order: Callable
             else:
                 results.print(_ended(order, process_order))
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(signal_number) is not signal.SIG_IGN:  # as `nohup` leaves it
-            signal.signal(signal_number, stop)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
+        signal.signal(signal.SIGHUP, stop)
     with ThreadPoolExecutor(concurrency) as executor:
         try:
             for _ in range(min(concurrency, len(orders)) - 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import make_order, write_orders
 
-from comparison.durable_loop import give_up
+from examples.durable_loop import give_up
 from comparison.judge.audit import audit
 from comparison.judge.command import parse_outcome
 from comparison.stage.processes import ROOT, clean_environment
@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 100
 
 def start(data: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "comparison.durable_loop", *arguments, f"--data={data}"],
+        [sys.executable, "-m", "examples.durable_loop", *arguments, f"--data={data}"],
         cwd=ROOT,
         env=clean_environment(),
         stdin=subprocess.PIPE,

@@ -77,12 +77,19 @@ def test_the_top_level_holds_the_programs_and_no_other_python_file() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == PROGRAMS
 
 
-def test_examples_and_docs_hold_no_python_file_and_only_four_folders_do() -> None:
+def test_python_files_are_in_known_folders_and_none_among_the_docs() -> None:
     folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
 
-    assert folders == {"comparison", "plumbing", "shop", "tests"}
-    assert all((ROOT / folder).is_dir() for folder in ("docs", "examples/northwind"))
-    assert [*(ROOT / "docs").rglob("*.py"), *(ROOT / "examples").rglob("*.py")] == []
+    assert folders - {"findings"} == {"comparison", "examples", "plumbing", "shop", "tests"}
+    assert (ROOT / "examples" / "northwind").is_dir()
+    assert [*(ROOT / "docs").rglob("*.py")] == []
+
+
+def test_examples_know_neither_the_comparison_nor_the_tests() -> None:
+    imported = {name for path in (ROOT / "examples").rglob("*.py") for name in imports_in(tree_of(path))}
+
+    assert imported
+    assert not {name for name in imported if is_within(name, {"comparison", "tests", "conftest"})}
 
 
 def test_no_module_is_named_after_nothing() -> None:

@@ -1,7 +1,7 @@
 """The script made durable, by hand: its `process_order`, behind a table of orders.
 
-    python -m comparison.durable_loop accept ORDERS [--data DIR]
-    python -m comparison.durable_loop work [--data DIR] [--faults SPEC]
+    python -m examples.durable_loop accept ORDERS [--data DIR]
+    python -m examples.durable_loop work [--data DIR] [--faults SPEC]
 
 `accept` answers when an order is stored, so its input cannot be lost. `work` takes one open order after the other until
 none is open; start as many as you like, and start one again when it dies. What it still lacks stands in
@@ -152,7 +152,7 @@ def give_up(shop: Shop, order: Order) -> Outcome:
 
 def main() -> int:
     """Return the exit status: 0 all settled, 1 some order is not, 2 bad usage or bad input."""
-    parser = argparse.ArgumentParser(prog="python -m comparison.durable_loop")
+    parser = argparse.ArgumentParser(prog="python -m examples.durable_loop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     accept = commands.add_parser("accept", help="store orders, to be processed by `work`")
     accept.add_argument("orders", metavar="ORDERS", help="JSON Lines file, - for standard input")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from comparison.scenarios import SCENARIOS, Scenario
-from comparison.stage.folders import in_own_folder, make_progress, new_file
+from comparison.stage.folders import in_own_folder, interruption, make_progress, new_file
 from comparison.stage.runner import Row, run_scenarios, running_server
 from comparison.table import make_json, make_markdown, make_table, summary
 from comparison.timeline import draw_timeline, print_timeline
 
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 # The rows whose workflows are worth a look in the UI.
 TELLING = ("killed-after-charge", "input-gone", "mail-down")
 WIDTH_WITHOUT_TERMINAL = 120
@@ -25,7 +22,7 @@ WIDTH_WITHOUT_TERMINAL = 120
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BY_NAME))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -34,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the scenarios; return 0 if every cell is as expected, 1 if not, 2 for an unknown name."""
-    unknown = [name for name in arguments.names if name not in BY_NAME]
+    unknown = [name for name in arguments.names if name not in SCENARIOS]
     if unknown or (arguments.svg and len(arguments.names) != 1):
         what = f"no scenario {', '.join(unknown)}" if unknown else "--svg draws one scenario: name it"
-        print(f"comparison: {what}; there are {', '.join(BY_NAME)}", file=sys.stderr)
+        print(f"comparison: {what}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
         return 2
-    scenarios = [BY_NAME[name] for name in dict.fromkeys(arguments.names)] or list(SCENARIOS)
+    scenarios = [SCENARIOS[name] for name in dict.fromkeys(arguments.names or SCENARIOS)]
     return in_own_folder(lambda directory: _compare(scenarios, directory, arguments))
 
 
@@ -47,16 +44,9 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
     with make_progress() as progress:
         if not progress.disable and len(scenarios) > 1:
             progress.console.print(f"{len(scenarios)} scenarios in both versions: about a minute. Ctrl-C ends it.")
-        task = progress.add_task("the server starts", total=len(scenarios))
-        under_way: list[str] = []
-
-        def show(scenario: Scenario) -> None:
-            under_way.remove(scenario.title) if scenario.title in under_way else under_way.append(scenario.title)
-            done = scenario.title not in under_way
-            progress.update(task, advance=int(done), description=under_way[0] if under_way else "done")
-
+        task = progress.add_task("scenarios", total=len(scenarios))
         async with running_server(directory / "server") as server:
-            rows = await run_scenarios(scenarios, directory, server, begin=show, end=show)
+            rows = await run_scenarios(scenarios, directory, server, done=lambda: progress.advance(task))
             progress.stop()
             _report(rows, arguments)
             if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.svg):
@@ -64,7 +54,7 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
                     if name in {row.scenario.name for row in rows}:
                         print(f"{server.ui}/namespaces/{name}/workflows/order-1001")
                 print("Look at these workflows, as long as the server is up. Ctrl-C ends it.", flush=True)
-                await _until_interrupted()
+                await interruption().wait()
     return all(row.is_as_expected for row in rows)
 
 
@@ -83,10 +73,3 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     for row in rows:
         if not row.is_as_expected:
             print(f"not as expected: {row}", file=sys.stderr)
-
-
-async def _until_interrupted() -> None:
-    stopping = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    await stopping.wait()

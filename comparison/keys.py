@@ -10,7 +10,7 @@ from comparison.scenarios import SCENARIOS
 from comparison.stage.folders import in_own_folder
 from comparison.stage.runner import Cell, run_scenarios, running_server
 
-NAMES = ("killed-after-charge", "reply-lost")
+NAMES = ("reply-lost", "killed-after-charge")
 LESSON = """\
 With keys, one charge. Without, two, in both versions. After a time-out or a crash nobody knows whether the charge was
 made. Trying again, by a loop or by Temporal, is safe only if the service recognises the repeat by its key."""
@@ -31,7 +31,7 @@ async def run_keys(directory: Path) -> bool:
     Returns:
         Whether the keys alone decide: one charge with them, two without, in either version.
     """
-    scenarios = [scenario for scenario in SCENARIOS if scenario.name in NAMES]
+    scenarios = [SCENARIOS[name] for name in NAMES]
     async with running_server(directory / "server") as server:
         with_keys, without_keys = await asyncio.gather(
             run_scenarios(scenarios, directory / "on", server, keys="on"),

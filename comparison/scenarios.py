@@ -1,6 +1,6 @@
 """What is done to both versions, and how each must end: one list for the table, the tests and the README.
 
-To add a scenario, add it to `SCENARIOS`; the table, the timeline and the tests take it from there.
+To add a scenario, add it to `GROUPS`; the table, the timeline and the tests take it from there.
 """
 
 from __future__ import annotations
@@ -8,22 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from comparison.judge.audit import Ending
+from comparison.judge.accounts import Ending
 from order_processor import MAXIMUM_ATTEMPTS
 from shop.faults import Step
 from shop.orders import SAMPLE_ORDER, Item, Order
-from shop.stores.storage import CALL_TIMEOUT_SECONDS
+from workflows import ATTEMPT_TIMEOUT
 
+Endings = tuple[Ending, ...]
 COMPLETE, REFUSED, UNDONE = (Ending.COMPLETE,), (Ending.REFUSED,), (Ending.UNDONE,)
-
-
-class Group(str, Enum):
-    """Under which heading a scenario stands."""
-
-    SERVICE = "a service fails"
-    PROCESS = "the process dies"
-    TWO = "two at once, and late arrivals"
-    POLICY = "a policy differs"
+UNCONFIRMED, ABANDONED, LOST = (Ending.UNCONFIRMED,), (Ending.ABANDONED,), (Ending.STOCK_NOT_TAKEN,)
 
 
 class Disturbance(str, Enum):
@@ -43,21 +36,21 @@ class Scenario:
     """One row of the comparison.
 
     `faults` strike both versions alike. A script that was killed stays dead (`script`) until an operator runs the same
-    input again (`script_rerun`); a worker that was killed is restarted by its supervisor. The endings are those of the
-    orders, sorted. With `from_stdin` the order comes on standard input, as from a web request: nobody has it twice.
-    `keeps_trying` is the step that the workflow is still trying when the scenario ends.
+    input again (`rerun`); a worker that was killed is restarted by its supervisor. The endings are those of the orders,
+    sorted. The disturbance comes when a `disturbed_step` is first tried. With `from_stdin` the order comes on standard
+    input, as from a web request: nobody has it twice. `keeps_trying` is the step that the workflow is still trying when
+    the scenario ends.
     """
 
     name: str
     title: str
-    group: Group
-    script: tuple[Ending, ...]
-    temporal: tuple[Ending, ...]
-    script_rerun: tuple[Ending, ...] | None = None
     faults: str = ""
+    script: Endings = COMPLETE
+    temporal: Endings = COMPLETE
+    rerun: Endings | None = None
     orders: tuple[Order, ...] = (SAMPLE_ORDER,)
     disturbance: Disturbance = Disturbance.NONE
-    disturbed_step: str = "process_payment"
+    disturbed_step: Step = "process_payment"
     from_stdin: bool = False
     keeps_trying: Step | None = None
 
@@ -69,170 +62,122 @@ def _last_one(order_id: str) -> Order:
 RIVAL = _last_one("rival")
 DECLINED = replace(SAMPLE_ORDER, payment_token="tok_chargeDeclined")
 TOO_MANY = replace(SAMPLE_ORDER, items=(Item("mug", 101, 1250),))
-LOST = (Ending.STOCK_NOT_TAKEN,)
+# Lands after the caller, script or workflow, has given the call up.
+LATE = f"slow({ATTEMPT_TIMEOUT.total_seconds() + 1:g})"
+CHARGED_AND_KILLED = "process_payment:crash_after"
 
-SCENARIOS = (
-    Scenario("all-well", "All well", Group.SERVICE, COMPLETE, COMPLETE),
-    Scenario("declined", "Card declined", Group.SERVICE, REFUSED, REFUSED, orders=(DECLINED,)),
-    Scenario("out-of-stock", "Out of stock", Group.SERVICE, REFUSED, REFUSED, orders=(TOO_MANY,)),
-    Scenario(
-        "payment-down-twice",
-        "Payment down twice",
-        Group.SERVICE,
-        COMPLETE,
-        COMPLETE,
-        faults="process_payment:unavailable*2",
+GROUPS: dict[str, tuple[Scenario, ...]] = {
+    "a service fails": (
+        Scenario("all-well", "All well"),
+        Scenario("declined", "Card declined", script=REFUSED, temporal=REFUSED, orders=(DECLINED,)),
+        Scenario("out-of-stock", "Out of stock", script=REFUSED, temporal=REFUSED, orders=(TOO_MANY,)),
+        Scenario("payment-down-twice", "Payment down twice", "process_payment:unavailable*2"),
+        Scenario("payment-down", "Payment down for good", "process_payment:unavailable*inf", UNDONE, UNDONE),
+        Scenario("reply-lost", "Charged, the reply lost", "process_payment:lost_reply"),
     ),
-    Scenario(
-        "payment-down",
-        "Payment down for good",
-        Group.SERVICE,
-        UNDONE,
-        UNDONE,
-        faults="process_payment:unavailable*inf",
+    "the process dies": (
+        Scenario(
+            "killed-before-charge", "Killed before the charge", "process_payment:crash_before", ABANDONED, rerun=COMPLETE
+        ),
+        Scenario("killed-after-charge", "Killed after the charge", CHARGED_AND_KILLED, LOST, rerun=COMPLETE),
+        Scenario(
+            "input-gone",
+            "Killed after the charge, the input gone",
+            CHARGED_AND_KILLED,
+            LOST,
+            rerun=LOST,
+            from_stdin=True,
+        ),
+        Scenario(
+            "killed-after-stock",
+            "Killed after the stock was taken",
+            "update_inventory:crash_after",
+            UNCONFIRMED,
+            rerun=COMPLETE,
+        ),
+        Scenario(
+            "killed-in-refund",
+            "Killed during the refund",
+            "process_payment:slow(1),refund_payment:crash_before",
+            LOST,
+            REFUSED,
+            REFUSED,
+            orders=(_last_one("1001"),),
+            disturbance=Disturbance.RIVAL,
+        ),
+        Scenario(
+            "all-killed",
+            "Everything killed at once",
+            "update_inventory:slow(2)",
+            LOST,
+            rerun=COMPLETE,
+            disturbance=Disturbance.KILL_ALL,
+            disturbed_step="update_inventory",
+        ),
+        Scenario(
+            "poison",
+            "Killed whenever it takes the stock",
+            "update_inventory:crash_before*inf",
+            LOST,
+            LOST,
+            LOST,
+            keeps_trying="update_inventory",
+        ),
     ),
-    Scenario(
-        "reply-lost", "Charged, the reply lost", Group.SERVICE, COMPLETE, COMPLETE, faults="process_payment:lost_reply"
+    "two at once, and late arrivals": (
+        Scenario(
+            "last-item",
+            "Last item wanted by two",
+            "process_payment:slow(1)",  # Both look before either has paid: the loser finds out when it has paid.
+            COMPLETE + REFUSED,
+            COMPLETE + REFUSED,
+            orders=(_last_one("1001"), _last_one("1002")),
+        ),
+        Scenario(
+            "submitted-twice",
+            "Same order submitted twice",
+            "process_payment:slow(1)",
+            disturbance=Disturbance.SUBMIT_TWICE,
+        ),
+        Scenario(
+            "one-of-two-killed",
+            "Submitted twice, one run killed",
+            "process_payment:slow(1)*2",
+            disturbance=Disturbance.KILL_ONE_OF_TWO,
+        ),
+        Scenario(
+            "run-again-alive",
+            "Run again while the first run is alive",
+            "update_inventory:slow(2.5)",
+            disturbance=Disturbance.SUBMIT_AGAIN,
+            disturbed_step="update_inventory",
+        ),
+        Scenario(
+            "late-charge", "Charges that land after their time-out", f"process_payment:{LATE}*inf", UNDONE, UNDONE
+        ),
     ),
-    Scenario(
-        "killed-before-charge",
-        "Killed before the charge",
-        Group.PROCESS,
-        (Ending.ABANDONED,),
-        COMPLETE,
-        COMPLETE,
-        faults="process_payment:crash_before",
+    "a policy differs": (
+        Scenario(
+            "inventory-down",
+            "Inventory down after the charge, too long for the script",
+            f"update_inventory:unavailable*{MAXIMUM_ATTEMPTS + 1}",
+            UNDONE,
+        ),
+        Scenario(
+            "mail-down",
+            "Mail down for good",
+            "send_confirmation:unavailable*inf",
+            (Ending.COMPLETE_UNCONFIRMED,),
+            UNCONFIRMED,
+            keeps_trying="send_confirmation",
+        ),
+        Scenario(
+            "cancelled",
+            "Cancelled while the payment is retried",
+            "process_payment:unavailable*2",
+            temporal=UNDONE,
+            disturbance=Disturbance.CANCEL,
+        ),
     ),
-    Scenario(
-        "killed-after-charge",
-        "Killed after the charge",
-        Group.PROCESS,
-        LOST,
-        COMPLETE,
-        COMPLETE,
-        faults="process_payment:crash_after",
-    ),
-    Scenario(
-        "input-gone",
-        "Killed after the charge, the input gone",
-        Group.PROCESS,
-        LOST,
-        COMPLETE,
-        LOST,
-        faults="process_payment:crash_after",
-        from_stdin=True,
-    ),
-    Scenario(
-        "killed-after-stock",
-        "Killed after the stock was taken",
-        Group.PROCESS,
-        (Ending.UNCONFIRMED,),
-        COMPLETE,
-        COMPLETE,
-        faults="update_inventory:crash_after",
-    ),
-    Scenario(
-        "killed-in-refund",
-        "Killed during the refund",
-        Group.PROCESS,
-        LOST,
-        REFUSED,
-        REFUSED,
-        faults="process_payment:slow(3),refund_payment:crash_before",
-        orders=(_last_one("1001"),),
-        disturbance=Disturbance.RIVAL,
-    ),
-    Scenario(
-        "all-killed",
-        "Everything killed at once",
-        Group.PROCESS,
-        LOST,
-        COMPLETE,
-        COMPLETE,
-        faults="update_inventory:slow(4)",
-        disturbance=Disturbance.KILL_ALL,
-        disturbed_step="update_inventory",
-    ),
-    Scenario(
-        "poison",
-        "Killed whenever it takes the stock",
-        Group.PROCESS,
-        LOST,
-        LOST,
-        LOST,
-        faults="update_inventory:crash_before*inf",
-        keeps_trying="update_inventory",
-    ),
-    Scenario(
-        "last-item",
-        "Last item wanted by two",
-        Group.TWO,
-        (Ending.COMPLETE, Ending.REFUSED),
-        (Ending.COMPLETE, Ending.REFUSED),
-        # Both look before either has paid: the loser finds out when it has paid.
-        faults="process_payment:slow(2)",
-        orders=(_last_one("1001"), _last_one("1002")),
-    ),
-    Scenario(
-        "submitted-twice",
-        "Same order submitted twice",
-        Group.TWO,
-        COMPLETE,
-        COMPLETE,
-        faults="process_payment:slow(1)",
-        disturbance=Disturbance.SUBMIT_TWICE,
-    ),
-    Scenario(
-        "one-of-two-killed",
-        "Submitted twice, one run killed",
-        Group.TWO,
-        COMPLETE,
-        COMPLETE,
-        faults="process_payment:slow(2)*2",
-        disturbance=Disturbance.KILL_ONE_OF_TWO,
-    ),
-    Scenario(
-        "run-again-alive",
-        "Run again while the first run is alive",
-        Group.TWO,
-        COMPLETE,
-        COMPLETE,
-        faults="update_inventory:slow(12)",
-        disturbance=Disturbance.SUBMIT_AGAIN,
-        disturbed_step="update_inventory",
-    ),
-    Scenario(
-        "late-charge",
-        "Charges that land after their time-out",
-        Group.TWO,
-        UNDONE,
-        UNDONE,
-        faults=f"process_payment:slow({CALL_TIMEOUT_SECONDS + 2:g})*inf",
-    ),
-    Scenario(
-        "inventory-down",
-        "Inventory down after the charge, too long for the script",
-        Group.POLICY,
-        UNDONE,
-        COMPLETE,
-        faults=f"update_inventory:unavailable*{MAXIMUM_ATTEMPTS + 1}",
-    ),
-    Scenario(
-        "mail-down",
-        "Mail down for good",
-        Group.POLICY,
-        (Ending.COMPLETE_UNCONFIRMED,),
-        (Ending.UNCONFIRMED,),
-        faults="send_confirmation:unavailable*inf",
-        keeps_trying="send_confirmation",
-    ),
-    Scenario(
-        "cancelled",
-        "Cancelled while the payment is retried",
-        Group.POLICY,
-        COMPLETE,
-        UNDONE,
-        faults="process_payment:unavailable*2",
-        disturbance=Disturbance.CANCEL,
-    ),
-)
+}
+SCENARIOS = {scenario.name: scenario for scenarios in GROUPS.values() for scenario in scenarios}

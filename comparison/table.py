@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from comparison.judge.audit import Ending
-from comparison.scenarios import Group
+from comparison.judge.accounts import Ending
+from comparison.scenarios import GROUPS
 from comparison.stage.runner import Cell, Row
 
 HEADINGS = ("what happens", "script", "script, run again once", "Temporal")
@@ -31,19 +31,13 @@ STILL_TRYING: dict[str, str] = {
     WAITS: "waits: still trying, until it is cancelled",
 }
 COLOURS = {"ok": "green", "the same": "green", "waits": "yellow", "LOST": "red", "WRONG": "red"}
-SAME = "the same"
-GONE = "LOST: there is nothing to run again"
 
 
 def make_table(rows: Sequence[Row]) -> Table:
     """Return the table for a terminal. The colours repeat what the words say."""
-    table = Table(title=summary(rows), caption=time_to_whole(rows), box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading)
-    for group in Group:
-        members = [row for row in rows if row.scenario.group is group]
-        if members:
-            table.add_row(Text(group.value, "bold"))
+    table = Table(*HEADINGS, title=summary(rows), caption=time_to_whole(rows), box=box.SIMPLE_HEAD, title_justify="left")
+    for group, members in _grouped(rows):
+        table.add_row(Text(group, "bold"))
         for row in members:
             note = "" if row.is_as_expected else " (NOT AS EXPECTED)"
             cells = [Text(words, COLOURS[words.partition(":")[0]]) for words in _words(row)]
@@ -54,31 +48,19 @@ def make_table(rows: Sequence[Row]) -> Table:
 def make_markdown(rows: Sequence[Row]) -> str:
     """Return the table as Markdown."""
     lines = [summary(rows), "", f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|"]
-    for group in Group:
-        members = [row for row in rows if row.scenario.group is group]
-        lines += [f"| **{group.value}** | | | |"] * bool(members)
-        lines += [f"| {row.scenario.title} | {' | '.join(_words(row))} |" for row in members]
+    for group, members in _grouped(rows):
+        lines += [f"| **{group}** | | | |", *(f"| {' | '.join([row.scenario.title, *_words(row)])} |" for row in members)]
     return "\n".join([*lines, "", time_to_whole(rows)])
 
 
 def make_json(rows: Sequence[Row]) -> str:
     """Return everything as JSON: `rows`, each with `name`, `title`, `as_expected` and a cell for each version."""
-    return json.dumps(
-        {
-            "rows": [
-                {
-                    "name": row.scenario.name,
-                    "title": row.scenario.title,
-                    "as_expected": row.is_as_expected,
-                    "script": asdict(row.script),
-                    "script_rerun": row.script_rerun and asdict(row.script_rerun),
-                    "temporal": asdict(row.temporal),
-                }
-                for row in rows
-            ]
-        },
-        indent=1,
-    )
+
+    def as_json(row: Row) -> dict[str, object]:
+        scenario = {"name": row.scenario.name, "title": row.scenario.title, "as_expected": row.is_as_expected}
+        return scenario | {name: value for name, value in asdict(row).items() if name != "scenario"}
+
+    return json.dumps({"rows": [as_json(row) for row in rows]}, indent=1)
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -93,21 +75,23 @@ def summary(rows: Sequence[Row]) -> str:
 
 def time_to_whole(rows: Sequence[Row]) -> str:
     """Return how long a killed order stays half-done in each version."""
-    killed = [row for row in rows if row.script_rerun and not row.scenario.keeps_trying]
-    if not killed:
+    seconds = [row.temporal.seconds for row in rows if row.script_rerun and not row.scenario.keeps_trying]
+    if not seconds:
         return ""
-    seconds = max(row.temporal.seconds for row in killed)
-    return f"A killed order is whole again: script, when somebody runs it again; Temporal, within {seconds:.0f} s."
+    return f"A killed order is whole again: script, when somebody runs it again; Temporal, within {max(seconds):.0f} s."
+
+
+def _grouped(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for group, scenarios in GROUPS.items():
+        names = {scenario.name for scenario in scenarios}
+        if members := [row for row in rows if row.scenario.name in names]:
+            yield group, members
 
 
 def _words(row: Row) -> list[str]:
-    rerun = row.script_rerun
-    if rerun is None:
-        again = SAME
-    elif row.scenario.from_stdin:
-        again = GONE
-    else:
-        again = _words_for(rerun)
+    again = _words_for(row.script_rerun) if row.script_rerun else "the same"
+    if row.scenario.from_stdin:
+        again = "LOST: there is nothing to run again"
     return [_words_for(row.script), again, _words_for(row.temporal)]
 
 

@@ -27,36 +27,44 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     # A process that is interrupted while it starts may be reaped twice; asyncio warns of the second time.
     # https://github.com/python/cpython/issues/127049
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    problem = "not as expected"
     try:
         is_as_expected = asyncio.run(_until_interrupted(work, directory))
     except (NotInTime, NoConnection) as error:  # A machine too busy for our patience.
-        print(f"{error}; the folder of this run is {directory}", file=sys.stderr)
-        return 1
+        is_as_expected, problem = False, str(error)
     except BaseException:
         print(f"the folder of this run is {directory}", file=sys.stderr)
         raise
+    if is_as_expected is False:
+        print(f"{problem}; the folder of this run is {directory}", file=sys.stderr)
+        return 1
+    shutil.rmtree(directory, ignore_errors=True)
     if is_as_expected is None:
-        shutil.rmtree(directory, ignore_errors=True)
         print("interrupted; all processes are stopped", file=sys.stderr)
         return INTERRUPTED
-    if is_as_expected:
-        shutil.rmtree(directory, ignore_errors=True)
-        return 0
-    print(f"not as expected; the folder of this run is {directory}", file=sys.stderr)
-    return 1
+    return 0
 
 
 async def _until_interrupted(work: Callable[[Path], Coroutine[None, None, bool]], directory: Path) -> bool | None:
-    """Return what the work returns; None if SIGINT or SIGTERM ended it. No second signal disturbs its cleaning up."""
-    interrupted = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
+    """Return what the work returns; None if a signal ended it. No second signal disturbs its cleaning up."""
     working = asyncio.create_task(work(directory))
-    await asyncio.wait([working, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
+    interrupted = asyncio.create_task(interruption().wait())
+    await asyncio.wait([working, interrupted], return_when=asyncio.FIRST_COMPLETED)
     is_interrupted = working.cancel()  # False if it is done
     await asyncio.wait([working])
     await kill_all(directory)
     return None if is_interrupted else working.result()
+
+
+def interruption() -> asyncio.Event:
+    """Return an event that is set, from here on, by Ctrl-C, `kill`, or a terminal that is closed."""
+    interrupted = asyncio.Event()
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under `nohup`
+        stopping.append(signal.SIGHUP)
+    for signal_number in stopping:
+        asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
+    return interrupted
 
 
 def new_file(text: str) -> Path:

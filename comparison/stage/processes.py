@@ -12,20 +12,25 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
-from plumbing.connection import NoConnection, connect
+from plumbing.connection import TASK_QUEUE, NoConnection, connect
+
+__all__ = ["TASK_QUEUE"]  # for those that play the starter or the worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A busy machine: a worker that serves after a second here has taken half a minute elsewhere.
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.05
+ANSWER_TIMEOUT = timedelta(seconds=1)
 # Not port 0: a server first asks for a few ports of any number, and could be given the one that we have chosen for it.
 # Linux gives out those from 32768, macOS those from 49152.
 PORTS = range(20_000, 31_000)
@@ -189,13 +194,9 @@ class Server(Program):
         self.address = f"127.0.0.1:{self.port}"
         self.ui = f"http://127.0.0.1:{self.port + 1000}"
         self.database = directory / "temporal.sqlite3"
-        super().__init__(
-            directory / "server",
-            clean_environment(),
-            "run_server.py",
-            f"--port={self.port}",
-            f"--db={self.database}",
-        )
+        self._clients: dict[str, Client] = {}
+        options = (f"--port={self.port}", f"--db={self.database}")
+        super().__init__(directory / "server", clean_environment(), "run_server.py", *options)
 
     async def start(self) -> None:
         """Start it and wait until it serves."""
@@ -214,12 +215,17 @@ class Server(Program):
         )
 
     async def client(self, namespace: str = "default") -> Client:
-        """Connect, as soon as the server lets us."""
+        """Return a client, as soon as the server answers: one a namespace, which outlives a restart of the server."""
         deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_SECONDS
         while True:
             try:
-                return await connect(self.settings(namespace))
-            except NoConnection:
+                if namespace not in self._clients:
+                    self._clients[namespace] = await connect(self.settings(namespace))
+                client = self._clients[namespace]
+                request = DescribeNamespaceRequest(namespace=namespace)
+                await client.workflow_service.describe_namespace(request, timeout=ANSWER_TIMEOUT)
+                return client
+            except (NoConnection, RPCError):
                 if not self.is_running or asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(POLL_SECONDS)
@@ -239,4 +245,4 @@ class Worker(Program):
         await wait_until(lambda: self._times_served() > served_before or not self.is_running, "worker serves")
 
     def _times_served(self) -> int:
-        return self.errors.read_text().count("serving task queue") if self.errors.exists() else 0
+        return self.errors.read_text().count("serving") if self.errors.exists() else 0

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from comparison.judge.audit import Ending, accounts_of
+from comparison.judge.accounts import Ending, accounts_of
 from comparison.scenarios import RIVAL, Disturbance, Scenario
 from comparison.stage.processes import LogEntry, NotInTime, Program, Server, Worker, clean_environment, wait_until
 from plumbing.connection import NoConnection
@@ -21,10 +21,9 @@ from shop.orders import Order
 from shop.shop import Shop
 from workflows import workflow_id_for
 
-# Longer than any scenario: four attempts that time out, and the waits between them.
+# Longer than any scenario: attempts that time out, and the waits between them.
 TIMEOUT_SECONDS = 90.0
-SIDE_BY_SIDE = 6
-TWO_PROCESSES = (Disturbance.SUBMIT_TWICE, Disturbance.KILL_ONE_OF_TWO)
+SIDE_BY_SIDE = 8
 FAULT_OUTCOMES = {
     "unavailable": ServiceUnavailable.__name__,
     "lost_reply": ReplyLost.__name__,
@@ -67,7 +66,7 @@ class Row:
     def is_as_expected(self) -> bool:
         """Tell whether every cell ends as the scenario says, and every planned fault struck."""
         rerun = self.script_rerun and self.script_rerun.endings
-        expected = (self.scenario.script, self.scenario.script_rerun, self.scenario.temporal)
+        expected = (self.scenario.script, self.scenario.rerun, self.scenario.temporal)
         fired = self.script.faults_fired and self.temporal.faults_fired
         return fired and (self.script.endings, rerun, self.temporal.endings) == expected
 
@@ -80,7 +79,7 @@ async def running_server(directory: Path) -> AsyncIterator[Server]:
         await server.start()
         yield server
     finally:
-        await server.stop()
+        await server.kill()  # sooner than to stop it; nobody needs its state
 
 
 async def run_scenarios(
@@ -88,32 +87,33 @@ async def run_scenarios(
     directory: Path,
     server: Server,
     *,
-    begin: Callable[[Scenario], None] = lambda scenario: None,
-    end: Callable[[Scenario], None] = lambda scenario: None,
+    done: Callable[[], object] = lambda: None,
     keys: str = "on",
 ) -> list[Row]:
-    """Run scenarios side by side, and tell when one begins and ends. The rows keep the scenarios' order."""
+    """Run scenarios side by side, and tell when one is done. The rows keep the scenarios' order."""
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def run(scenario: Scenario) -> Row:
         async with slots:
-            begin(scenario)
             (script, rerun), temporal = await asyncio.gather(
                 run_script(Stage(scenario, directory / scenario.name / "script", keys)),
                 run_temporal(Stage(scenario, directory / scenario.name / "temporal", keys), server),
             )
-        end(scenario)
+        done()
         return Row(scenario, script, rerun, temporal)
 
+    def is_short(scenario: Scenario) -> tuple[bool, bool]:
+        return "inf" not in scenario.faults, "crash" not in scenario.faults
+
     # The longest first: none is left alone at the end.
-    order = sorted(scenarios, key=lambda scenario: "slow" not in scenario.faults)
-    rows = {row.scenario.name: row for row in await asyncio.gather(*map(run, order))}
-    return [rows[scenario.name] for scenario in scenarios]
+    rows = await asyncio.gather(*map(run, sorted(scenarios, key=is_short)))
+    return sorted(rows, key=lambda row: scenarios.index(row.scenario))
 
 
 async def run_script(stage: Stage) -> tuple[Cell, Cell | None]:
     """Run the script; if it was killed, run the same input again as an operator would, if it is still there."""
-    programs = stage.programs("order_processor.py", *stage.script_options)
+    options = (f"--data={stage.data}", f"--faults={stage.scenario.faults}")
+    programs = stage.programs("order_processor.py", *options, f"--concurrency={len(stage.scenario.orders)}")
 
     async def terminate() -> None:
         programs[0].signal(signal.SIGTERM)
@@ -162,8 +162,7 @@ async def _run_temporal(stage: Stage, server: Server) -> Cell:
     try:
         await starters[0].start()
         await stage.disturb(starters, cancel=cancel, kill_all=kill_all)
-        step = stage.scenario.keeps_trying
-        if step:
+        if step := stage.scenario.keeps_trying:
             await wait_until(lambda: stage.times_tried(step) > 2, "the step is tried on and on")
         else:
             await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in starters if starter.process))
@@ -197,18 +196,11 @@ class Stage:
     def __init__(self, scenario: Scenario, directory: Path, keys: str) -> None:
         """Stock the shop and write the input."""
         directory.mkdir(parents=True, exist_ok=True)
-        self.scenario = scenario
-        self.directory = directory
-        self.keys = keys
+        self.scenario, self.directory, self.keys = scenario, directory, keys
         self.data = directory / "shop"
         self.orders_file = write_orders(directory / "orders.jsonl", scenario.orders)
         self.environment = clean_environment(SHOP_IDEMPOTENCY=keys)
         self.shop = Shop(self.data)
-
-    @property
-    def script_options(self) -> tuple[str, ...]:
-        """Return the options of the script."""
-        return f"--data={self.data}", f"--faults={self.scenario.faults}", f"--concurrency={len(self.scenario.orders)}"
 
     def programs(self, name: str, *options: str) -> list[Program]:
         """Return two processes that can be given the input, not yet started."""
@@ -224,14 +216,12 @@ class Stage:
         self, programs: list[Program], *, cancel: Callable[[], Awaitable[None]], kill_all: Callable[[], Awaitable[None]]
     ) -> None:
         """Do what the scenario says to the first program, or beside it."""
-        disturbance = self.scenario.disturbance
+        disturbance, step = self.scenario.disturbance, self.scenario.disturbed_step
         if disturbance is Disturbance.NONE:
             return
-        if disturbance in TWO_PROCESSES:
+        if disturbance in (Disturbance.SUBMIT_TWICE, Disturbance.KILL_ONE_OF_TWO):
             await programs[1].start()
-        await wait_until(
-            lambda: self.times_tried(self.scenario.disturbed_step) > 0, f"{self.scenario.name}: the step is tried"
-        )
+        await wait_until(lambda: self.times_tried(step) > 0, f"{self.scenario.name}: the step is tried")
         if disturbance is Disturbance.RIVAL:
             self.shop.inventory.update_inventory(RIVAL)
         elif disturbance is Disturbance.SUBMIT_AGAIN:

@@ -39,8 +39,7 @@ def main() -> int:
     if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
         argv = ["compare", *argv]
     arguments = parser.parse_args(argv)
-    status: int = arguments.run(arguments)
-    return status
+    return int(arguments.run(arguments))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,11 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
     ),
     "the process dies": (
         Scenario(
-            "killed-before-charge", "Killed before the charge", "process_payment:crash_before", ABANDONED, rerun=COMPLETE
+            "killed-before-charge",
+            "Killed before the charge",
+            "process_payment:crash_before",
+            ABANDONED,
+            rerun=COMPLETE,
         ),
         Scenario("killed-after-charge", "Killed after the charge", CHARGED_AND_KILLED, LOST, rerun=COMPLETE),
         Scenario(

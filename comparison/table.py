@@ -35,7 +35,9 @@ COLOURS = {"ok": "green", "the same": "green", "waits": "yellow", "LOST": "red",
 
 def make_table(rows: Sequence[Row]) -> Table:
     """Return the table for a terminal. The colours repeat what the words say."""
-    table = Table(*HEADINGS, title=summary(rows), caption=time_to_whole(rows), box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        *HEADINGS, title=summary(rows), caption=time_to_whole(rows), box=box.SIMPLE_HEAD, title_justify="left"
+    )
     for group, members in _grouped(rows):
         table.add_row(Text(group, "bold"))
         for row in members:
@@ -49,7 +51,10 @@ def make_markdown(rows: Sequence[Row]) -> str:
     """Return the table as Markdown."""
     lines = [summary(rows), "", f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|"]
     for group, members in _grouped(rows):
-        lines += [f"| **{group}** | | | |", *(f"| {' | '.join([row.scenario.title, *_words(row)])} |" for row in members)]
+        lines += [
+            f"| **{group}** | | | |",
+            *(f"| {' | '.join([row.scenario.title, *_words(row)])} |" for row in members),
+        ]
     return "\n".join([*lines, "", time_to_whole(rows)])
 
 

@@ -19,7 +19,8 @@ from proofs import planted
 from proofs.planted import Plant, clean_world, missed_violations, plants
 from temporalio.client import WorkflowExecutionStatus
 
-from comparison.judge.audit import CLOSINGS, Ending, Violation, accounts_of, audit, judge_files
+from comparison.judge.accounts import Ending, accounts_of
+from comparison.judge.audit import CLOSINGS, Violation, audit, judge_files
 from comparison.judge.command import add_arguments, run
 from comparison.stage.processes import ROOT, clean_environment
 from shop.errors import ShopError

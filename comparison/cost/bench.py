@@ -7,7 +7,7 @@ services as slow as real ones. A turn is some orders alone, each from the start 
 in flight, from the first start call to the last outcome, with the CPU of each process meanwhile. This process plays
 the starter and the script, by their own functions: no program's start is counted, and no log is written.
 
-Then, with the real programs: files of 10, 100 and 1,000 orders on a fresh server, and a worker killed in mid-payment.
+Then the workflow takes more and more orders, and a worker is killed in mid-payment.
 The exit status tells whether all orders were completed, whatever the goals say.
 """
 
@@ -19,20 +19,26 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from comparison.cost.figures import Figures, draw, make_json, make_text
-from comparison.cost.measure import NotCompleted, Round, measure_file, measure_recovery, measure_round, seconds_of
-from comparison.cost.subjects import Subject, start, start_subjects, start_workflow
+from comparison.cost.measure import (
+    NotCompleted,
+    Round,
+    measure_flight,
+    measure_recovery,
+    measure_round,
+    seconds_of,
+)
+from comparison.cost.subjects import start_subjects
 from comparison.stage.folders import in_own_folder, make_progress, new_file
-from comparison.stage.processes import Program, Server
 
 SIZES, LONG_SIZES = (10, 100, 1000), (10, 100, 500, 1000, 5000)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: rounds of some orders alone and some in flight, and files of some sizes."""
+    """How much is measured: rounds of some orders alone and some in flight, and flights of some sizes."""
 
     rounds: int = 3
     orders: int = 64
@@ -45,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--rounds", type=int, default=Plan.rounds, metavar="N", help=f"(default: {Plan.rounds})")
     parser.add_argument("--orders", type=int, default=Plan.orders, metavar="N", help=f"a turn (default: {Plan.orders})")
-    parser.add_argument("--long", action="store_true", help="files of 500 and 5,000 orders, too")
+    parser.add_argument("--long", action="store_true", help="500 and 5,000 orders, too")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--svg", type=new_file, metavar="FILE", help="draw rates and CPU, too")
 
@@ -79,40 +85,24 @@ async def take_figures(directory: Path, plan: Plan, progress: Progress) -> Figur
     Raises:
         NotCompleted: if an order was not, by its outcome or by the ledgers.
     """
-    bar = progress.add_task("the servers start", total=7 * (plan.rounds + 1) + len(plan.sizes) + 1)
+    bar = progress.add_task("rounds", total=plan.rounds + len(plan.sizes) + 2)
     async with AsyncExitStack() as running:
-        subjects = await start_subjects(directory, running)
-        rounds = await _take_turns(subjects, plan, progress, bar)
-    async with AsyncExitStack() as running:
-        directory /= "fresh"
-        server = await start(running, Server(directory))
-        subjects.append(await start_workflow(directory, running, server, "files"))
-        files = []
-        for size in plan.sizes:
-            progress.update(bar, description=f"a file of {size} orders")
-            command = ("run_workflow.py", str(directory / f"{size}.jsonl"))
-            starter = Program(directory / f"starter-{size}", server.settings("files"), *command)
-            files.append(await measure_file(subjects[-1], starter, size))
+        *subjects, growing, killed = await start_subjects(directory, running)
+        for subject in subjects:
+            await seconds_of(subject, subject.place(plan.warm_up))
+        rounds: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
+        for number in range(plan.rounds):
             progress.advance(bar)
-        progress.update(bar, description="a worker is killed")
-        subjects.append(await start_workflow(directory, running, server, "killed", "process_payment:slow(5)"))
-        recovery_seconds = await measure_recovery(subjects[-1])
-    for subject in subjects:
+            # Forwards and backwards: nobody always comes first.
+            for subject in reversed(subjects) if number % 2 else subjects:
+                rounds[subject.name].append(await measure_round(subject, plan.alone, plan.orders))
+        flights = []
+        for size in plan.sizes:
+            progress.update(bar, advance=1, description=f"{size} orders")
+            flights.append(await measure_flight(growing, size))
+        progress.update(bar, advance=1, description="a worker is killed")
+        recovery_seconds = await measure_recovery(killed)
+    for subject in (*subjects, growing, killed):
         if incomplete := subject.incomplete():
             raise NotCompleted(f"{subject.name}, by the ledgers: orders {', '.join(incomplete)}")
-    return Figures(plan.orders, rounds, files, recovery_seconds)
-
-
-async def _take_turns(subjects: list[Subject], plan: Plan, progress: Progress, bar: TaskID) -> dict[str, list[Round]]:
-    rounds: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
-    for subject in subjects:
-        progress.update(bar, description=f"warm up: {subject.name}")
-        await seconds_of(subject, subject.place(plan.warm_up))
-        progress.advance(bar)
-    for number in range(1, plan.rounds + 1):
-        # Forwards and backwards: nobody always comes first.
-        for subject in subjects if number % 2 else reversed(subjects):
-            progress.update(bar, description=f"round {number}: {subject.name}")
-            rounds[subject.name].append(await measure_round(subject, plan.alone, plan.orders))
-            progress.advance(bar)
-    return rounds
+    return Figures(rounds, flights, recovery_seconds)

@@ -15,11 +15,10 @@ from temporalio import activity, workflow
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
+    from comparison.stage.processes import TASK_QUEUE
     from plumbing.connection import connect
-    from run_worker import MAX_CONCURRENT_STEPS, STICKY_TIMEOUT
-    from workflows import TASK_QUEUE
 
-STEPS = 4
+STEPS, THREADS = 4, 32
 
 
 @activity.defn
@@ -35,7 +34,7 @@ class Floor:
     async def run(self, order_id: str) -> None:
         """Take them."""
         for _ in range(STEPS):
-            await workflow.execute_activity(do_nothing, order_id, start_to_close_timeout=timedelta(seconds=10))
+            await workflow.execute_activity(do_nothing, order_id, start_to_close_timeout=timedelta(seconds=5))
 
 
 async def serve() -> None:
@@ -45,9 +44,8 @@ async def serve() -> None:
         task_queue=TASK_QUEUE,
         workflows=[Floor],
         activities=[do_nothing],
-        activity_executor=ThreadPoolExecutor(MAX_CONCURRENT_STEPS),
-        max_concurrent_activities=MAX_CONCURRENT_STEPS,
-        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        activity_executor=ThreadPoolExecutor(THREADS),
+        max_concurrent_activities=THREADS,
     )
     print("serving task queue", TASK_QUEUE, file=sys.stderr)
     await worker.run()

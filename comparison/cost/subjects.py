@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from comparison.cost.floor import Floor
-from comparison.judge.audit import Ending, accounts_of
-from comparison.stage.processes import ROOT, Program, Server, Worker
+from comparison.judge.accounts import Ending, accounts_of
+from comparison.stage.processes import ROOT, TASK_QUEUE, Program, Server, Worker
 from order_processor import process_order
 from run_server import SETTINGS
 from run_workflow import run_order
@@ -66,25 +66,31 @@ class Subject:
 
 
 async def start(running: AsyncExitStack, program: ProgramT) -> ProgramT:
-    """Start a program that is stopped when `running` is left."""
-    running.push_async_callback(program.stop)
+    """Start a program that is killed when `running` is left."""
+    running.push_async_callback(program.kill)
     await program.start()
     return program
 
 
 async def start_subjects(directory: Path, running: AsyncExitStack) -> list[Subject]:
-    """Start all. Those on one server have a namespace and a worker each."""
+    """Start all: those that take turns, then one whose orders become more and more, and one whose worker is killed.
+
+    Those on one server have a namespace and a worker each.
+    """
     server = await start(running, Server(directory / "server"))
     stock = await start(running, stock_server(directory / "stock"))
-    workflow = await start_workflow(directory, running, server, WORKFLOW)
+    start_on = functools.partial(start_workflow, directory, running)
+    workflow = await start_on(server, WORKFLOW)
     return [
         make_script(directory, SCRIPT),
         workflow,
         replace(workflow, name=AGAIN),
         await start_floor(directory, running, server),
-        await start_workflow(directory, running, stock, STOCK),
+        await start_on(stock, STOCK),
         make_script(directory, SLOW_SCRIPT, SLOW_FAULTS),
-        await start_workflow(directory, running, server, SLOW_WORKFLOW, SLOW_FAULTS),
+        await start_on(server, SLOW_WORKFLOW, SLOW_FAULTS),
+        await start_on(await start(running, Server(directory / "fresh")), "growing"),
+        await start_on(server, "killed", "process_payment:slow(2)"),
     ]
 
 
@@ -144,8 +150,7 @@ async def add_namespace(server: Server, name: str) -> str:
 
 def make_shop(directory: Path) -> Path:
     """Stock a shop with mugs for all orders, and return its data directory."""
-    data = directory / "shop"
-    shop = Shop(data)
+    shop = Shop(directory / "shop")
     shop.inventory.replace_products([Product("mug", "Mug", 10**6)])
     shop.close()
-    return data
+    return directory / "shop"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,8 +50,8 @@ class Account:
     confirmations: tuple[Confirmation, ...]
     voids: tuple[Void, ...]
     attempts: tuple[Attempt, ...]
-    outcomes: tuple[Outcome, ...] = ()
-    closing: WorkflowExecutionStatus | None = None
+    outcomes: tuple[Outcome, ...]
+    closing: WorkflowExecutionStatus | None
 
     @cached_property
     def kept_charges(self) -> tuple[Charge, ...]:
@@ -88,15 +88,15 @@ class Account:
     @cached_property
     def effects(self) -> frozenset[str]:
         """Return the kinds of effects that are there; a tombstone has the name of the call that leaves it."""
-        found = {
-            "charge": self.charges,
-            "refund": [charge for charge in self.charges if charge.refunded],
-            "sale": [sale for sale in self.sales if sale.quantity],
-            "restored sale": [sale for sale in self.sales if sale.restored],
-            "mail": [confirmation for confirmation in self.confirmations if confirmation.sent],
-            "note": [confirmation for confirmation in self.confirmations if not confirmation.sent],
+        found: dict[str, bool] = {
+            "charge": bool(self.charges),
+            "refund": any(charge.refunded for charge in self.charges),
+            "sale": any(sale.quantity for sale in self.sales),
+            "restored sale": any(sale.restored for sale in self.sales),
+            "mail": any(confirmation.sent for confirmation in self.confirmations),
+            "note": any(not confirmation.sent for confirmation in self.confirmations),
         }
-        return frozenset([kind for kind, rows in found.items() if rows] + [void.step for void in self.voids])
+        return frozenset(kind for kind in found if found[kind]) | {void.step for void in self.voids}
 
     @cached_property
     def refusals(self) -> frozenset[str]:
@@ -139,19 +139,13 @@ def accounts_of(
     """Return the account of each order."""
     charges, sales, confirmations = _by_order(ledger.charges), _by_order(ledger.sales), _by_order(ledger.confirmations)
     voids, attempts, lines = _by_order(ledger.voids), _by_order(ledger.attempts), _by_order(outcomes)
-    return {
-        order.order_id: Account(
-            order,
-            tuple(charges.get(order.order_id, ())),
-            tuple(sales.get(order.order_id, ())),
-            tuple(confirmations.get(order.order_id, ())),
-            tuple(voids.get(order.order_id, ())),
-            tuple(attempts.get(order.order_id, ())),
-            tuple(lines.get(order.order_id, ())),
-            (closings or {}).get(order.order_id),
-        )
-        for order in orders
-    }
+
+    def account_of(order: Order) -> Account:
+        key = order.order_id
+        effects = (tuple(charges[key]), tuple(sales[key]), tuple(confirmations[key]), tuple(voids[key]))
+        return Account(order, *effects, tuple(attempts[key]), tuple(lines[key]), (closings or {}).get(key))
+
+    return {order.order_id: account_of(order) for order in orders}
 
 
 def units_of(lines: Iterable[Sale | Item]) -> Counter[str]:
@@ -167,8 +161,8 @@ def names_of(error: type[Exception]) -> frozenset[str]:
     return frozenset({error.__name__}).union(*map(names_of, error.__subclasses__()))
 
 
-def _by_order(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
-    grouped: dict[str, list[_Row]] = {}
+def _by_order(rows: Iterable[_Row]) -> defaultdict[str, list[_Row]]:
+    grouped: defaultdict[str, list[_Row]] = defaultdict(list)
     for row in rows:
-        grouped.setdefault(row.order_id, []).append(row)
+        grouped[row.order_id].append(row)
     return grouped

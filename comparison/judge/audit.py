@@ -11,7 +11,7 @@ Each check has the number of the rule that it holds:
     I6  no orphans       nothing happened to an order that nobody placed, or with other content; no effect without its
                          attempt, no attempt that was ok without its effect
     I7  agreement        what was printed, by each run, is what the ledgers say, and how the workflow closed
-    I8  not vacuous      the audit finds the violations that are planted into its ledgers (by `soak` and the tests)
+    I8  not vacuous      the audit finds the violations that are planted into its ledgers (by `make soak` and the tests)
     I9  bounded          no more attempts than the policies allow; the databases are intact
 """
 
@@ -27,14 +27,12 @@ from temporalio.client import WorkflowExecutionStatus
 
 from comparison.judge.accounts import WHOLE, Account, Ending, accounts_of, names_of, units_of
 from shop.catalogue import Customer, Product
-from shop.errors import PermanentError, ReplyLost
+from shop.errors import PermanentError, ReplyLost, TransientError
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Void
 from shop.orders import Order, Outcome, Status
 from shop.stores.location import Location
 from shop.stores.storage import read_only
 from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS
-
-__all__ = ["WHOLE", "Account", "Catalogue", "Ending", "Violation", "accounts_of", "audit", "judge_files"]
 
 # Attempts that one run of an order may make, by the more patient policy of the two versions. The steps that are not
 # named here have no limit in the workflow.
@@ -43,11 +41,8 @@ ATTEMPT_LIMITS = {
     "process_payment": FEW_ATTEMPTS.maximum_attempts,
     "send_confirmation": CONFIRMATION_RETRIES.maximum_attempts,
 }
-# The steps that an order can fail in, and how many attempts use up each.
+# The steps that an order can fail in.
 DECISIVE_STEPS = ("validate_inventory", "process_payment", "update_inventory")
-# Reasons for which an order may fail without an attempt that failed: no call reached the shop.
-UNLOGGED_FAILURES = ("TimeoutError",)
-
 # Which step makes which effect. To settle an order, the last two leave tombstones where there is nothing to undo.
 MADE_BY = {
     "process_payment": ("charge",),
@@ -136,9 +131,7 @@ def judge_files(location: Location) -> list[Violation]:
         ServiceUnavailable: if one is missing, locked, or too damaged to be asked.
     """
     violations: list[Violation] = []
-    if not isinstance(location, Path):
-        return violations
-    for name in ("inventory", "payments", "notifications"):
+    for name in ("inventory", "payments", "notifications") if isinstance(location, Path) else ():
         with read_only(location, name) as connection:
             answer = " ".join(str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0]).split())
         if answer != "ok":
@@ -223,28 +216,23 @@ def _agreement(account: Account) -> Iterator[str]:
 
 
 def _objection(account: Account, status: Status) -> str:
-    """Return what in the attempts contradicts `rejected`, `failed` or `cancelled`, if they tell.
+    """Return what in the attempts contradicts `rejected` or `failed`, if they tell.
 
-    A call that timed out may be logged as ok, or as refused, later: a step that has used up its attempts
-    has failed. A cancellation may come while a refusal is on its way: where it is known how the workflow closed, that
-    decides.
+    They never contradict `cancelled`: a cancellation may come while any refusal or failure is on its way, and the call
+    that was under way logs its answer afterwards. How the workflow closed decides. Nor does a refusal contradict
+    `failed` if no answer is what was printed as the reason: the refusal may have come too late, and further attempts
+    may never have reached the log. A step that has used up its attempts has failed, whatever they were logged as.
     """
-    if status is Status.COMPLETED:
-        return ""
-    tried = [attempt for attempt in account.attempts if attempt.step in DECISIVE_STEPS]
-    times = Counter(attempt.step for attempt in tried)
-    failures = Counter(attempt.step for attempt in tried if _has_failed(attempt))
-    is_used_up = max(times.values(), default=0) >= FEW_ATTEMPTS.maximum_attempts
-    was_refused = account.was_refused and _is_one_run(account)
     if status is Status.REJECTED and not account.refusals:
         return "nothing was refused"
-    if status is Status.FAILED and tried and not is_used_up and not _was_never_logged(account):
-        is_cut_short = failures or "started" in {attempt.outcome for attempt in tried}
-        return "it was refused" if was_refused else "" if is_cut_short else "no step failed"
-    if status is Status.CANCELLED and not account.closing and len(account.ended_as) == 1 and _is_one_run(account):
-        gave_up = max(failures["validate_inventory"], failures["process_payment"]) >= FEW_ATTEMPTS.maximum_attempts
-        return "it was refused" if was_refused else "a step had failed for good" if gave_up else ""
-    return ""
+    tried = [attempt for attempt in account.attempts if attempt.step in DECISIVE_STEPS]
+    is_used_up = max(Counter(attempt.step for attempt in tried).values(), default=0) >= FEW_ATTEMPTS.maximum_attempts
+    if status is not Status.FAILED or not tried or is_used_up or _had_no_answer(account):
+        return ""
+    if account.was_refused and _is_one_run(account):
+        return "it was refused"
+    is_cut_short = any(attempt.outcome == "started" or _has_failed(attempt) for attempt in tried)
+    return "" if is_cut_short else "no step failed"
 
 
 def _later_runs(account: Account) -> Iterator[str]:
@@ -350,9 +338,10 @@ def _has_failed(attempt: Attempt) -> bool:
     return attempt.outcome not in {"ok", "started"} | names_of(PermanentError)
 
 
-def _was_never_logged(account: Account) -> bool:
-    """Tell whether the order failed for calls that never reached the shop: a worker died with them, for example."""
-    return any(outcome.detail.partition(":")[0] in UNLOGGED_FAILURES for outcome in account.outcomes)
+def _had_no_answer(account: Account) -> bool:
+    """Tell whether a line says that the order failed because a call brought no answer."""
+    failures = [outcome for outcome in account.outcomes if outcome.status is Status.FAILED]
+    return any(outcome.detail.partition(":")[0] in {"TimeoutError"} | names_of(TransientError) for outcome in failures)
 
 
 def _is_one_run(account: Account) -> bool:

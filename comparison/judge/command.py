@@ -9,10 +9,10 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-from comparison.judge.audit import Account, Catalogue, Violation, accounts_of, audit, judge_files
+from comparison.judge.accounts import accounts_of
+from comparison.judge.audit import Catalogue, audit, judge_files
 from comparison.judge.audit import __doc__ as rules
 from shop.catalogue import read_customers, read_products
 from shop.errors import ServiceUnavailable
@@ -50,17 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"audit: {location}: {damages[0].sentence}", file=sys.stderr)
         return 2
     violations = audit(orders, ledger, outcomes, runs=runs, catalogue=catalogue)
-    report(accounts_of(orders, ledger).values(), violations)
-    return 1 if violations else 0
-
-
-def report(accounts: Iterable[Account], violations: list[Violation]) -> None:
-    """Print the violations, and a summary on standard error."""
     for violation in violations:
         print(f"{violation.order_id}\t{violation.rule}\t{violation.sentence}")
-    endings = Counter(account.ending for account in accounts)
+    endings = Counter(account.ending for account in accounts_of(orders, ledger).values())
     counted = ", ".join(f"{number} {ending.value}" for ending, number in endings.most_common())
     print(f"{endings.total()} orders: {counted}; {len(violations)} violation(s)", file=sys.stderr)
+    return 1 if violations else 0
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -88,16 +83,17 @@ def parse_outcome(line: bytes) -> Outcome:
         ValueError: if it is none; a program that was killed may have left half of its last one.
     """
     try:
-        fields = line.decode().rstrip("\r\n").split("\t")
+        order_id, status, detail = line.decode().rstrip("\r\n").split("\t")
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8") from error
-    if len(fields) != 3 or not IDENTIFIER.fullmatch(fields[0]):
+    except ValueError:
+        order_id = ""
+    if not IDENTIFIER.fullmatch(order_id):
         raise ValueError("must read order_id<TAB>status<TAB>detail")
-    try:
-        return Outcome(fields[0], Status(fields[1]), fields[2])
-    except ValueError as error:
-        known = ", ".join(status.value for status in Status)
-        raise ValueError(f"status: must be one of {known}") from error
+    known = [status.value for status in Status]
+    if status not in known:
+        raise ValueError(f"status: must be one of {', '.join(known)}")
+    return Outcome(order_id, Status(status), detail)
 
 
 def read_catalogue(directory: Path) -> Catalogue:

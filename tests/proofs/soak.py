@@ -16,7 +16,8 @@ from rich.progress import Progress, TaskID
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError
 
-from comparison.judge.audit import Violation, accounts_of, audit, judge_files
+from comparison.judge.accounts import accounts_of
+from comparison.judge.audit import Violation, audit, judge_files
 from comparison.stage.folders import in_own_folder, make_progress
 from comparison.stage.processes import Program, Server, Worker, clean_environment
 from comparison.stage.runner import keep_running, write_orders

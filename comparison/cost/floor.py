@@ -15,8 +15,8 @@ from temporalio import activity, workflow
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
-    from comparison.stage.processes import TASK_QUEUE
     from plumbing.connection import connect
+    from workflows import TASK_QUEUE
 
 STEPS, THREADS = 4, 32
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from comparison.cost.floor import Floor
 from comparison.judge.accounts import Ending, accounts_of
-from comparison.stage.processes import ROOT, TASK_QUEUE, Program, Server, Worker
+from comparison.stage.processes import ROOT, Program, Server, Worker
 from order_processor import process_order
 from run_server import SETTINGS
 from run_workflow import run_order

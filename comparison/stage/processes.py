@@ -21,9 +21,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, Register
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from plumbing.connection import TASK_QUEUE, NoConnection, connect
-
-__all__ = ["TASK_QUEUE"]  # for those that play the starter or the worker
+from plumbing.connection import NoConnection, connect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A busy machine: a worker that serves after a second here has taken half a minute elsewhere.

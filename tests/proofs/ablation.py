@@ -7,6 +7,7 @@ orders/s says that the change makes it faster by a fifth; on a busy machine the 
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import sys
 from contextlib import AsyncExitStack
@@ -22,6 +23,7 @@ from comparison.stage.folders import in_own_folder, make_progress
 from comparison.stage.processes import ROOT, Server
 from plumbing.process import run_and_exit
 from run_server import SETTINGS
+from shop.terminal.streams import run_program
 
 ROUNDS, ORDERS, ALONE = 3, 64, 12
 WORKER_FILES = ("activities.py", "workflows.py", "run_worker.py", "plumbing", "shop")
@@ -162,4 +164,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_and_exit("ablation", main)
+    run_and_exit(functools.partial(run_program, "ablation", main))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from comparison.stage.runner import running_server, write_orders
 from plumbing.process import run_and_exit
 from shop.ledger import read_ledger
 from shop.orders import SAMPLE_ORDER
+from shop.terminal.streams import run_program
 
 from .browser import browser, is_installed
 
@@ -73,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_and_exit("picture", main)
+    run_and_exit(functools.partial(run_program, "picture", main))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import random
 import sys
 from collections import Counter
@@ -28,6 +29,7 @@ from shop.faults import FaultPlan, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
 from shop.shop import Shop
+from shop.terminal.streams import run_program
 
 from .planted import missed_violations
 
@@ -290,4 +292,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_and_exit("soak", main)
+    run_and_exit(functools.partial(run_program, "soak", main))

@@ -169,6 +169,7 @@ class Course:
     """The shop of the rule, and what has happened in it."""
 
     held: Held
+    answers: list[tuple[str, str]] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     struck: set[str] = field(default_factory=set)
     late: list[str] = field(default_factory=list)
@@ -178,6 +179,7 @@ class Course:
     def call(self, step: str, way: Way) -> str:
         """Let a step take effect; return the answer in one word."""
         self.held, answer = effect_of(step, self.held, way)
+        self.answers.append((step, answer))
         return answer
 
     def wait(self, step: str) -> None:
@@ -361,6 +363,10 @@ class Cell:
         return expect(self.version, self.state, self.way)[0]
 
     @property
+    def answers(self) -> tuple[tuple[str, str], ...]:
+        return tuple(expect(self.version, self.state, self.way)[1].answers)
+
+    @property
     def why_not(self) -> str:
         """Return why there can be no such order; empty if there can."""
         if not self.way.troubles:
@@ -382,7 +388,11 @@ class Cell:
 
 
 ALL_CELLS = [Cell(version, state, way) for version in ("script", "workflow") for state in STATES for way in WAYS]
-CELLS = [cell for cell in ALL_CELLS if not cell.why_not]
+ALL_PLAYABLE = [cell for cell in ALL_CELLS if not cell.why_not]
+# A run knows nothing but the answers. Of the states in which a workflow gets the same, one is played; of a script, all.
+CELLS = list(
+    {(cell.way, cell.answers) if cell.version == "workflow" else cell: cell for cell in reversed(ALL_PLAYABLE)}.values()
+)
 GROUPS = list(dict.fromkeys((cell.version, cell.way) for cell in CELLS))
 
 

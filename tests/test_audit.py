@@ -38,55 +38,34 @@ DECLINED = make_order("2", payment_token="tok_chargeDeclined")
 NO_LEDGER = Ledger({}, (), (), (), (), ())
 PLANTS = list(plants(clean_world((), NO_LEDGER, ())))
 
-Call = Callable[[Shop, Order], object]
+# The calls by short names: what a version would call.
+SERVICES = {
+    "validate": ("inventory", "validate_inventory"),
+    "pay": ("payments", "process_payment"),
+    "take": ("inventory", "update_inventory"),
+    "send": ("notifications", "send_confirmation"),
+    "note": ("notifications", "note_unsent"),
+    "void_charge": ("payments", "void_charge"),
+    "void_sale": ("inventory", "void_sale"),
+    "refund": ("payments", "refund_payment"),
+}
+COMPLETE, VOID = "validate pay take send", "void_charge void_sale refund"
 
 
-def validate(shop: Shop, order: Order) -> None:
-    shop.inventory.validate_inventory(order)
-
-
-def pay(shop: Shop, order: Order) -> str:
-    return shop.payments.process_payment(order)
-
-
-def take(shop: Shop, order: Order) -> None:
-    shop.inventory.update_inventory(order)
-
-
-def send(shop: Shop, order: Order) -> None:
-    shop.notifications.send_confirmation(order)
-
-
-def note(shop: Shop, order: Order) -> None:
-    shop.notifications.note_unsent(order)
-
-
-def void_charge(shop: Shop, order: Order) -> str | None:
-    return shop.payments.void_charge(order)
-
-
-def void_sale(shop: Shop, order: Order) -> bool:
-    return shop.inventory.void_sale(order)
-
-
-def refund(shop: Shop, order: Order) -> None:
-    shop.payments.refund_payment(order)
-
-
-def settle(shop: Shop, order: Order) -> None:
-    shop.settle(order.order_id)
-
-
-COMPLETE: tuple[Call, ...] = (validate, pay, take, send)
-VOID: tuple[Call, ...] = (void_charge, void_sale, refund)
-
-
-def do(shop: Shop, order: Order, *calls: Call) -> Ledger:
+def do(shop: Shop, order: Order, calls: str) -> Ledger:
     """Make the calls, whatever the shop answers; return the ledger."""
-    for call in calls:
+    for call in calls.split():
         with suppress(ShopError):
-            call(shop, order)
+            if call == "settle":
+                shop.settle(order.order_id)
+            else:
+                service, name = SERVICES[call]
+                getattr(getattr(shop, service), name)(order)
     return read_ledger(shop.location)
+
+
+def times(call: str, number: int = TIMES) -> str:
+    return " ".join([call] * number)
 
 
 def lines(ledger: Ledger, *statuses: Status, order_id: str = "1") -> list[Outcome]:
@@ -113,44 +92,54 @@ def by_process(ledger: Ledger, *pids: int) -> Ledger:
 REJECTED, FAILED, CANCELLED, COMPLETED = Status.REJECTED, Status.FAILED, Status.CANCELLED, Status.COMPLETED
 
 
+TOO_MANY, OF_A_STRANGER = make_order(items=(Item("mug", 101, 1),)), make_order(customer_id="x")
+
+
 @pytest.mark.parametrize(
     ("order", "faults", "calls", "printed", "ending"),
     [
         (ORDER, "", COMPLETE, [COMPLETED], Ending.COMPLETE),
-        (ORDER, "", COMPLETE * 2, [COMPLETED, COMPLETED], Ending.COMPLETE),
+        (ORDER, "", f"{COMPLETE} {COMPLETE}", [COMPLETED, COMPLETED], Ending.COMPLETE),
         (ORDER, "", COMPLETE, [Status.STARTED, Status.UNKNOWN, COMPLETED], Ending.COMPLETE),
-        (ORDER, "", (validate, pay, take, void_charge, void_sale, send), [COMPLETED], Ending.COMPLETE),
-        (make_order(customer_id="x"), "", (*COMPLETE, note), [COMPLETED], Ending.COMPLETE_UNCONFIRMED),
-        (make_order(customer_id="x"), "", (*COMPLETE, note, *COMPLETE), [COMPLETED] * 2, Ending.COMPLETE_UNCONFIRMED),
-        (ORDER, "", (validate, pay, take, note, send), [COMPLETED], Ending.COMPLETE),
-        (DECLINED, "", (validate, pay, void_charge), [REJECTED], Ending.REFUSED),
-        (DECLINED, "", (validate, pay, void_charge, validate, pay, void_charge), [REJECTED] * 2, Ending.REFUSED),
-        (make_order(items=(Item("mug", 101, 1),)), "", (pay, take, *VOID), [REJECTED], Ending.REFUSED),
-        (ORDER, f"validate_inventory:{DOWN}", (*[validate] * TIMES, void_charge), [FAILED], Ending.UNDONE),
+        (ORDER, "", "validate pay take void_charge void_sale send", [COMPLETED], Ending.COMPLETE),
+        (OF_A_STRANGER, "", f"{COMPLETE} note", [COMPLETED], Ending.COMPLETE_UNCONFIRMED),
+        (OF_A_STRANGER, "", f"{COMPLETE} note {COMPLETE}", [COMPLETED] * 2, Ending.COMPLETE_UNCONFIRMED),
+        (ORDER, "", "validate pay take note send", [COMPLETED], Ending.COMPLETE),
+        (DECLINED, "", "validate pay void_charge", [REJECTED], Ending.REFUSED),
+        (DECLINED, "", times("validate pay void_charge", 2), [REJECTED] * 2, Ending.REFUSED),
+        (TOO_MANY, "", f"pay take {VOID}", [REJECTED], Ending.REFUSED),
+        (ORDER, f"validate_inventory:{DOWN}", f"{times('validate')} void_charge", [FAILED], Ending.UNDONE),
         (
             ORDER,
             f"validate_inventory:{DOWN}",
-            (*[validate] * TIMES, void_charge, validate, pay, void_charge),
+            f"{times('validate')} void_charge validate pay void_charge",
             [FAILED, REJECTED],
             Ending.UNDONE,
         ),
-        (ORDER, f"validate_inventory:{DOWN}", (*[validate] * TIMES, void_charge), [FAILED, FAILED], Ending.UNDONE),
-        (ORDER, f"update_inventory:{DOWN}", (validate, pay, *[take] * TIMES, *VOID), [FAILED], Ending.UNDONE),
+        (ORDER, f"validate_inventory:{DOWN}", f"{times('validate')} void_charge", [FAILED, FAILED], Ending.UNDONE),
+        (ORDER, f"update_inventory:{DOWN}", f"validate pay {times('take')} {VOID}", [FAILED], Ending.UNDONE),
         # Charges that all timed out: logged as ok, and the last one as refused.
-        (ORDER, "", (validate, *[pay] * (TIMES - 1), *VOID, pay), [FAILED], Ending.UNDONE),
+        (ORDER, "", f"validate {times('pay', TIMES - 1)} {VOID} pay", [FAILED], Ending.UNDONE),
         # An inventory that could not even log the attempts.
-        (ORDER, "", (void_charge,), [FAILED], Ending.UNDONE),
-        (ORDER, "", (void_charge,), [CANCELLED], Ending.UNDONE),
-        (ORDER, "", (validate, pay, void_charge, void_sale, refund), [CANCELLED], Ending.UNDONE),
-        (ORDER, "", (settle,), [Status.UNKNOWN], Ending.UNDONE),
-        (ORDER, "", (validate, pay, take, settle), [], Ending.UNDONE),
-        (ORDER, "", (validate, pay, settle, validate, *VOID), [Status.UNKNOWN, REJECTED], Ending.UNDONE),
+        (ORDER, "", "void_charge", [FAILED], Ending.UNDONE),
+        (ORDER, "", "void_charge", [CANCELLED], Ending.UNDONE),
+        (ORDER, "", f"validate pay {VOID}", [CANCELLED], Ending.UNDONE),
+        # Cancelled while a refusal, or the last failure, was on its way; or a call that was under way is refused later.
+        (TOO_MANY, "", "validate void_charge", [CANCELLED], Ending.REFUSED),
+        (DECLINED, "", "validate pay void_charge", [CANCELLED], Ending.REFUSED),
+        (TOO_MANY, "", f"pay take {VOID}", [CANCELLED], Ending.REFUSED),
+        (TOO_MANY, "", "void_charge validate", [CANCELLED], Ending.REFUSED),
+        (ORDER, f"validate_inventory:{DOWN}", f"{times('validate')} void_charge", [CANCELLED], Ending.UNDONE),
+        (ORDER, f"update_inventory:{DOWN}", f"validate pay {times('take')} {VOID}", [CANCELLED], Ending.UNDONE),
+        (ORDER, "", "settle", [Status.UNKNOWN], Ending.UNDONE),
+        (ORDER, "", "validate pay take settle", [], Ending.UNDONE),
+        (ORDER, "", f"validate pay settle validate {VOID}", [Status.UNKNOWN, REJECTED], Ending.UNDONE),
     ],
 )
 def test_what_can_rightly_happen_is_no_violation(
-    tmp_path: Path, order: Order, faults: str, calls: tuple[Call, ...], printed: list[Status], ending: Ending
+    tmp_path: Path, order: Order, faults: str, calls: str, printed: list[Status], ending: Ending
 ) -> None:
-    ledger = do(Shop(tmp_path, parse_faults(faults)), order, *calls)
+    ledger = do(Shop(tmp_path, parse_faults(faults)), order, calls)
 
     outcomes = lines(ledger, *printed, order_id=order.order_id)
 
@@ -158,11 +147,15 @@ def test_what_can_rightly_happen_is_no_violation(
     assert accounts_of([order], ledger)[order.order_id].ending is ending
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what.replace(" ", "_"))
-def test_a_planted_violation_is_found_with_its_rule_and_its_order(plant: Plant) -> None:
-    violations = plant.world.violations()
+@pytest.mark.parametrize(("reason", "is_false"), [("ReplyLost: no reply", False), ("PaymentDeclined: no", True)])
+def test_an_order_fails_though_it_was_refused_only_if_the_refusal_came_too_late(
+    shop: Shop, reason: str, is_false: bool
+) -> None:
+    ledger = do(shop, DECLINED, "validate pay void_charge")
 
-    assert (plant.rule, plant.order_id) in {(violation.rule, violation.order_id) for violation in violations}
+    violations = found(audit([DECLINED], ledger, [Outcome("2", FAILED, reason)]))
+
+    assert violations == [("I7", "printed failed, but it was refused")] * is_false
 
 
 def test_the_orders_that_violations_are_planted_into_are_clean() -> None:
@@ -170,7 +163,7 @@ def test_the_orders_that_violations_are_planted_into_are_clean() -> None:
 
 
 def test_every_planted_violation_is_found_in_the_ledger_that_was_judged(shop: Shop) -> None:
-    ledger = do(shop, ORDER, *COMPLETE)
+    ledger = do(shop, ORDER, COMPLETE)
 
     assert missed_violations([ORDER], ledger, lines(ledger, COMPLETED)) == []
 
@@ -193,46 +186,34 @@ def test_a_planted_violation_that_changes_nothing_is_missed(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("calls", "sentences"),
     [
-        ((), [("I1", "abandoned, nothing held; last tried: nothing")]),
-        ((validate,), [("I1", "abandoned, nothing held; last tried: validate_inventory")]),
+        ("", ["I1 abandoned, nothing held; last tried: nothing"]),
+        ("validate", ["I1 abandoned, nothing held; last tried: validate_inventory"]),
+        ("validate pay", ["I3 charged, stock never taken; owed 43.90 USD", "I5 4390 cents were kept, 0 earned"]),
+        ("validate pay take", ["I2 charged, stock taken, not confirmed", "I5 4390 cents were kept, 0 earned"]),
+        ("take", ["I2 stock taken, never charged"]),
         (
-            (validate, pay),
-            [("I3", "charged, stock never taken; owed 43.90 USD"), ("I5", "4390 cents were kept, 0 earned")],
+            "validate pay void_charge refund",
+            ["I3 refunded, but its stock may still be taken: there is no tombstone of void_sale"],
         ),
         (
-            (validate, pay, take),
-            [("I2", "charged, stock taken, not confirmed"), ("I5", "4390 cents were kept, 0 earned")],
+            f"{COMPLETE} refund",
+            ["I2 stock taken, never charged", "I3 stock taken, never charged, and yet a confirmation was sent"],
         ),
-        ((take,), [("I2", "stock taken, never charged")]),
-        (
-            (validate, pay, void_charge, refund),
-            [("I3", "refunded, but its stock may still be taken: there is no tombstone of void_sale")],
-        ),
-        (
-            (*COMPLETE, refund),
-            [
-                ("I2", "stock taken, never charged"),
-                ("I3", "stock taken, never charged, and yet a confirmation was sent"),
-            ],
-        ),
-        (
-            (pay, *VOID, send),
-            [("I3", "undone, nothing held, and yet a confirmation was sent")],
-        ),
+        (f"pay {VOID} send", ["I3 undone, nothing held, and yet a confirmation was sent"]),
     ],
 )
 def test_an_order_that_is_left_half_done_is_named_with_what_is_owed(
-    shop: Shop, calls: tuple[Call, ...], sentences: list[tuple[str, str]]
+    shop: Shop, calls: str, sentences: list[str]
 ) -> None:
-    ledger = do(shop, ORDER, *calls)
+    ledger = do(shop, ORDER, calls)
 
-    assert found(audit([ORDER], ledger)) == sentences
+    assert [" ".join(violation) for violation in found(audit([ORDER], ledger))] == sentences
 
 
 def test_without_keys_a_repeat_is_a_second_charge_and_a_second_sale(tmp_path: Path) -> None:
     shop = Shop(tmp_path, keys_enabled=False)
 
-    ledger = do(shop, ORDER, *COMPLETE, pay, take)
+    ledger = do(shop, ORDER, f"{COMPLETE} pay take")
 
     assert found(audit([ORDER], ledger)) == [
         ("I2", "charged more than once; owed 43.90 USD"),
@@ -245,14 +226,14 @@ def test_without_keys_a_repeat_is_a_second_charge_and_a_second_sale(tmp_path: Pa
 def test_a_second_charge_and_a_second_sale_are_violations_though_all_were_undone(tmp_path: Path) -> None:
     shop = Shop(tmp_path, keys_enabled=False)
 
-    ledger = do(shop, ORDER, validate, pay, pay, take, take, settle)
+    ledger = do(shop, ORDER, "validate pay pay take take settle")
 
     assert accounts_of([ORDER], ledger)["1"].ending is Ending.UNDONE
     assert found(audit([ORDER], ledger)) == [("I2", "2 charges"), ("I2", "2 sales")]
 
 
 def test_an_order_under_an_id_that_is_taken_by_other_content_is_not_confused_with_it(shop: Shop) -> None:
-    ledger = do(shop, ORDER, *COMPLETE)
+    ledger = do(shop, ORDER, COMPLETE)
 
     violations = found(audit([make_order("1", currency="EUR")], ledger))
 
@@ -264,7 +245,7 @@ def test_an_order_under_an_id_that_is_taken_by_other_content_is_not_confused_wit
 
 @pytest.mark.parametrize("printed", [FAILED, CANCELLED])
 def test_a_run_that_begins_when_the_order_has_ended_may_say_nothing_but_rejected(shop: Shop, printed: Status) -> None:
-    ledger = do(shop, DECLINED, validate, pay, void_charge, validate, void_charge)
+    ledger = do(shop, DECLINED, "validate pay void_charge validate void_charge")
     two_scripts = by_process(ledger, 1, 1, 1, 2, 2)
 
     outcomes = lines(ledger, REJECTED, printed, order_id="2")
@@ -277,8 +258,8 @@ def test_a_run_that_begins_when_the_order_has_ended_may_say_nothing_but_rejected
 
 def test_of_two_runs_that_race_each_may_have_a_reason_of_its_own(tmp_path: Path) -> None:
     shop = Shop(tmp_path, parse_faults(f"update_inventory:{DOWN}"))
-    ledger = do(shop, ORDER, validate, pay, validate, *[take] * TIMES, pay, *VOID, take, *VOID)
-    racing = by_process(ledger, 1, 1, 2, *[1] * TIMES, 2, *[1] * len(VOID), *[2] * 4)
+    ledger = do(shop, ORDER, f"validate pay validate {times('take')} pay {VOID} take {VOID}")
+    racing = by_process(ledger, 1, 1, 2, *[1] * TIMES, 2, *[1] * 3, *[2] * 4)
 
     assert found(audit([ORDER], racing, lines(ledger, REJECTED, FAILED), runs=2)) == []
     assert found(audit([ORDER], racing, lines(ledger, FAILED, REJECTED), runs=2)) == []
@@ -286,20 +267,14 @@ def test_of_two_runs_that_race_each_may_have_a_reason_of_its_own(tmp_path: Path)
 
 def test_an_end_that_the_attempts_contradict_is_a_violation(tmp_path: Path) -> None:
     shop = Shop(tmp_path, parse_faults(f"validate_inventory:{DOWN}"))
-    failed = do(shop, ORDER, *[validate] * TIMES, void_charge)
-    refused = do(Shop(tmp_path / "2"), DECLINED, validate, pay, void_charge)
+    failed = do(shop, ORDER, f"{times('validate')} void_charge")
+    refused = do(Shop(tmp_path / "2"), DECLINED, "validate pay void_charge")
 
     assert found(audit([ORDER], failed, lines(failed, REJECTED))) == [
         ("I7", "printed rejected, but nothing was refused")
     ]
-    assert found(audit([ORDER], failed, lines(failed, CANCELLED))) == [
-        ("I7", "printed cancelled, but a step had failed for good")
-    ]
     assert found(audit([DECLINED], refused, lines(refused, FAILED, order_id="2"))) == [
         ("I7", "printed failed, but it was refused")
-    ]
-    assert found(audit([DECLINED], refused, lines(refused, CANCELLED, order_id="2"))) == [
-        ("I7", "printed cancelled, but it was refused")
     ]
 
 
@@ -308,7 +283,7 @@ def test_an_end_that_the_attempts_contradict_is_a_violation(tmp_path: Path) -> N
 def test_an_end_that_the_workflow_contradicts_is_a_violation(
     shop: Shop, printed: Status, closing: WorkflowExecutionStatus
 ) -> None:
-    ledger = do(shop, ORDER, *COMPLETE)
+    ledger = do(shop, ORDER, COMPLETE)
 
     violations = audit([ORDER], ledger, lines(ledger, printed), closings={"1": closing})
 
@@ -317,7 +292,7 @@ def test_an_end_that_the_workflow_contradicts_is_a_violation(
 
 
 def test_without_a_workflow_nothing_can_be_cancelled(shop: Shop) -> None:
-    ledger = do(shop, ORDER, void_charge)
+    ledger = do(shop, ORDER, "void_charge")
 
     assert found(audit([ORDER], ledger, lines(ledger, CANCELLED), closings={})) == [
         ("I7", "printed cancelled, but closed as not at all")
@@ -327,7 +302,7 @@ def test_without_a_workflow_nothing_can_be_cancelled(shop: Shop) -> None:
 def test_attempts_are_counted_for_each_run(tmp_path: Path) -> None:
     shop = Shop(tmp_path, parse_faults(f"process_payment:{DOWN}"))
 
-    ledger = do(shop, ORDER, *[pay] * (TIMES + 1), take, send)
+    ledger = do(shop, ORDER, f"{times('pay', TIMES + 1)} take send")
 
     assert found(audit([ORDER], ledger, runs=1)) == [("I9", f"process_payment: {TIMES + 1} attempts, {TIMES} allowed")]
     assert found(audit([ORDER], ledger, runs=2)) == []
@@ -336,7 +311,7 @@ def test_attempts_are_counted_for_each_run(tmp_path: Path) -> None:
 
 
 def test_five_thousand_orders_are_judged_in_seconds(shop: Shop) -> None:
-    one = do(shop, ORDER, *COMPLETE)
+    one = do(shop, ORDER, COMPLETE)
     ids = [str(number) for number in range(5_000)]
     orders = [make_order(order_id) for order_id in ids]
     tables: dict[str, Any] = {  # as many kinds of rows as tables
@@ -361,7 +336,7 @@ def run_audit(*arguments: str) -> int:
 def data(tmp_path: Path) -> Path:
     """Return the directory of a shop with one complete order, which no program uses."""
     shop = Shop(tmp_path / "shop")
-    do(shop, ORDER, *COMPLETE)
+    do(shop, ORDER, COMPLETE)
     shop.close()
     return tmp_path / "shop"
 
@@ -373,7 +348,7 @@ def orders(tmp_path: Path) -> str:
 
 
 def test_the_command_names_what_is_owed_and_exits_1(data: Path, tmp_path: Path) -> None:
-    do(Shop(data), make_order("2"), validate, pay)
+    do(Shop(data), make_order("2"), "validate pay")
     orders = write_orders(tmp_path / "orders.jsonl", ORDER, make_order("2"))
 
     done = subprocess.run(
@@ -411,7 +386,7 @@ def test_the_command_judges_every_line_that_was_printed(
 def test_the_command_allows_one_run_if_it_is_told_what_was_printed(
     data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = do(Shop(data), ORDER, *[pay] * TIMES)
+    ledger = do(Shop(data), ORDER, times("pay"))
     said = tmp_path / "said.tsv"
     said.write_text(f"1\tcompleted\t{ledger.charges[0].transaction_id}\n")
 
@@ -506,16 +481,8 @@ def test_the_command_refuses_what_it_cannot_read_in_one_sentence(
     assert len(errors.splitlines()) == 1
 
 
-def remove(path: Path) -> None:
-    path.unlink()
-
-
 def overwrite(path: Path) -> None:
     path.write_bytes(b"this is no database" * 500)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def damage(path: Path) -> None:
@@ -531,8 +498,8 @@ def damage_an_index(path: Path) -> None:
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'order_id)', 'digest)') WHERE type = 'index'")
 
 
-@pytest.mark.parametrize("name", ["inventory", "payments", "notifications"])
-@pytest.mark.parametrize("spoil", [remove, overwrite, empty, damage])
+@pytest.mark.parametrize("name", ["inventory", "notifications"])
+@pytest.mark.parametrize("spoil", [Path.unlink, overwrite, damage])
 def test_the_command_judges_no_shop_of_which_a_file_is_missing_or_damaged(
     data: Path, orders: str, capsys: pytest.CaptureFixture[str], name: str, spoil: Callable[[Path], None]
 ) -> None:
@@ -546,17 +513,16 @@ def test_the_command_judges_no_shop_of_which_a_file_is_missing_or_damaged(
     assert len(errors.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["payments", "notifications"])
 def test_the_command_judges_no_shop_with_a_file_that_reads_well_but_is_not_intact(
-    data: Path, orders: str, capsys: pytest.CaptureFixture[str], name: str
+    data: Path, orders: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage_an_index(data / f"{name}.sqlite3")
+    damage_an_index(data / "payments.sqlite3")
 
     status = run_audit(orders, f"--data={data}")
 
     assert [violation.rule for violation in judge_files(data)] == ["I9"]
     assert status == 2
-    assert f"{name}.sqlite3 is damaged" in capsys.readouterr().err
+    assert "payments.sqlite3 is damaged" in capsys.readouterr().err
 
 
 def test_the_command_says_that_a_shop_is_locked(

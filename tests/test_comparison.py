@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proofs import soak
 
 from comparison.__main__ import main
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
 from comparison.stage.runner import Row, run_scenarios
+from comparison.timeline import print_timeline
 from shop.faults import STEPS, parse_faults
-
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 def run_comparison(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -64,14 +64,6 @@ def test_settings_of_the_caller_are_ignored(as_json: AsJson) -> None:
     assert not as_json.data.exists()
 
 
-def test_one_scenario_prints_both_versions_on_one_time_axis() -> None:
-    printed = run_comparison("declined")
-
-    assert printed.returncode == 0
-    for text in ("order_processor.py starts", "run_workflow.py starts", "process_payment: PaymentDeclined"):
-        assert text in printed.stdout
-
-
 def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
@@ -82,17 +74,14 @@ def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pyte
     "arguments",
     [
         ("no-such-row",),
-        ("soak", "--orders", "0"),
-        ("soak", "--seed", "-1"),
         ("bench", "--orders", "x"),
         ("--json", "--markdown"),
         ("--svg", "x.svg"),
         ("declined", "--svg", "no folder/x.svg"),
         ("bench", "--svg", "no folder/x.svg"),
-        ("picture", "no folder/x.png"),
     ],
 )
-def test_bad_usage_exits_2(
+def test_bad_usage_exits_2_with_a_sentence(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["comparison", *arguments])
@@ -107,29 +96,29 @@ def test_bad_usage_exits_2(
     assert errors
 
 
-def test_bad_usage_of_the_program_is_a_sentence() -> None:
-    done = run_comparison("declined", "--svg", "no folder/x.svg")
-
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].endswith("--svg: there is no folder for no folder/x.svg")
-
-
 async def run_one(scenario: Scenario, directory: Path, server: Server) -> Row:
     (row,) = await run_scenarios([scenario], directory, server)
     return row
 
 
-async def test_a_cell_that_differs_from_what_is_expected_is_noticed(server: Server, tmp_path: Path) -> None:
-    wrong = replace(BY_NAME["declined"], name="declined-wrong", temporal=BY_NAME["all-well"].temporal)
+async def test_a_cell_that_differs_from_what_is_expected_is_noticed(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = replace(SCENARIOS["declined"], name="declined-wrong", temporal=SCENARIOS["all-well"].temporal)
 
     row = await run_one(wrong, tmp_path, server)
 
     assert not row.is_as_expected
     assert row.script.endings == wrong.script
+    # One scenario is printed with both versions on one time axis.
+    print_timeline(row)
+    printed = capsys.readouterr().out
+    for text in ("order_processor.py starts", "run_workflow.py starts", "process_payment: PaymentDeclined"):
+        assert text in printed
 
 
 async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp_path: Path) -> None:
-    idle = replace(BY_NAME["declined"], name="declined-idle", faults="send_confirmation:unavailable")
+    idle = replace(SCENARIOS["declined"], name="declined-idle", faults="send_confirmation:unavailable")
 
     row = await run_one(idle, tmp_path, server)
 
@@ -137,22 +126,38 @@ async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp
     assert not row.is_as_expected
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
 def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
     planned = parse_faults(scenario.faults).planned
 
-    assert list(BY_NAME).count(scenario.name) == 1
     assert len(scenario.script) == len(scenario.temporal) == len(scenario.orders)
-    assert scenario.disturbed_step in ("", *STEPS)
+    assert scenario.disturbed_step in STEPS
     # The script is run again exactly where it is killed, by a fault or by the supervisor.
     is_killed = any(part.fault.kind.startswith("crash") for part in planned) or scenario.disturbance.name == "KILL_ALL"
-    assert (scenario.script_rerun is not None) == is_killed
+    assert (scenario.rerun is not None) == is_killed
+
+
+async def test_a_server_hands_out_one_client_which_outlives_a_restart(own_server: Server) -> None:
+    client = await own_server.client()
+    files = len(os.listdir("/dev/fd"))
+
+    clients = {await own_server.client() for _ in range(50)}
+    await own_server.kill()
+    await own_server.start()
+
+    assert clients == {client} == {await own_server.client()}
+    assert len(os.listdir("/dev/fd")) <= files + 5
+
+
+def run_soak(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.proofs.soak", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.timeout(290)
 @pytest.mark.parametrize("version", ["script", "temporal"])
 def test_a_small_soak_has_no_violation(version: str) -> None:
-    done = run_comparison("soak", f"--version={version}", "--orders", "12", "--kills", "3", "--seed", "3")
+    done = run_soak(f"--version={version}", "--orders", "12", "--kills", "3", "--seed", "3")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 3 from outside" in done.stdout
@@ -160,14 +165,15 @@ def test_a_small_soak_has_no_violation(version: str) -> None:
     assert "planted violations that the audit missed: none" in done.stdout
 
 
-def test_a_soak_of_one_order_without_a_kill_ends() -> None:
-    done = run_comparison("soak", "--version", "script", "--orders", "1", "--kills", "0")
+@pytest.mark.parametrize("arguments", [("--orders", "0"), ("--kills", "-1"), ("--seed", "-1")])
+def test_a_soak_refuses_numbers_that_make_no_sense(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["soak", *arguments])
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert soak.main() == 2
 
 
-# A terminal interrupts the whole group, `timeout` terminates the one process. And somebody may be in a hurry.
-@pytest.mark.parametrize(("send", "signal_number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+# A terminal interrupts the whole group; one that is closed hangs up. And somebody may be in a hurry.
+@pytest.mark.parametrize(("send", "signal_number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGHUP)])
 def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(
     send: Callable[[int, int], None], signal_number: int, tmp_path: Path
 ) -> None:

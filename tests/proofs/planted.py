@@ -124,10 +124,8 @@ def missed_violations(orders: Iterable[Order], ledger: Ledger, outcomes: Iterabl
 
 def plants(clean: World) -> Iterator[Plant]:
     """Yield every kind of violation."""
-    yield from _plants_of_effects(clean)
-    yield from _plants_of_attempts(clean)
-    yield from _plants_of_answers(clean)
-    yield from _plants_of_strangers(clean)
+    for some in (_plants_of_effects, _plants_of_attempts, _plants_of_answers, _plants_of_strangers):
+        yield from some(clean)
 
 
 def _plants_of_effects(clean: World) -> Iterator[Plant]:
@@ -175,9 +173,10 @@ def _plants_of_attempts(clean: World) -> Iterator[Plant]:
             world = clean.change(table, order_id, digest="0" * 64)
             yield Plant(f"other content in the {table} of {order_id}", "I6", order_id, world)
     for step in ("validate_inventory", "process_payment"):
-        world = clean
-        for number in range(2, FEW_ATTEMPTS.maximum_attempts + 2):
-            world = world.add("attempts", DONE, Attempt(step, "", number, "ok", 1, "9999"))
+        too_many = tuple(
+            Attempt(step, DONE, number, "ok", 1, "9999") for number in range(FEW_ATTEMPTS.maximum_attempts)
+        )
+        world = clean.with_table("attempts", (*clean.ledger.attempts, *too_many))
         yield Plant(f"{step} once too often", "I9", DONE, world)
 
 
@@ -191,20 +190,16 @@ def _plants_of_answers(clean: World) -> Iterator[Plant]:
         yield Plant(f"completed, and {end.value}", "I7", DONE, unclosed.say(DONE, done, end))
         yield Plant(f"{end.value}, and completed", "I7", DONE, unclosed.say(DONE, end, done))
     for order_id in (DECLINED, FAILED, CANCELLED):
-        for end in (done, *not_done):
-            if end is not PRINTED[order_id]:
-                yield Plant(f"{order_id}, printed {end.value}", "I7", order_id, clean.say(order_id, end))
-                yield Plant(
-                    f"{order_id}, printed {end.value}, and its workflow forgotten",
-                    "I7",
-                    order_id,
-                    unclosed.say(order_id, end),
-                )
-            if end in not_done[1:]:
-                world = unclosed.say(order_id, PRINTED[order_id], end)
-                if end is PRINTED[order_id]:
-                    world = world.add("attempts", order_id, Attempt("validate_inventory", "", 9, "started", 1, "9999"))
-                yield Plant(f"{order_id}, later printed {end.value}", "I7", order_id, world)
+        for end in [end for end in (done, *not_done) if end is not PRINTED[order_id]]:
+            yield Plant(f"{order_id}, printed {end.value}", "I7", order_id, clean.say(order_id, end))
+            if end is not Status.CANCELLED:  # A cancellation may race any refusal or failure: only the closing tells.
+                what = f"{order_id}, printed {end.value}, and its workflow forgotten"
+                yield Plant(what, "I7", order_id, unclosed.say(order_id, end))
+        for end in (Status.FAILED, Status.CANCELLED):
+            world = unclosed.say(order_id, PRINTED[order_id], end)
+            if end is PRINTED[order_id]:
+                world = world.add("attempts", order_id, Attempt("validate_inventory", "", 9, "started", 1, "9999"))
+            yield Plant(f"{order_id}, later printed {end.value}", "I7", order_id, world)
 
 
 def _plants_of_strangers(clean: World) -> Iterator[Plant]:
@@ -254,21 +249,16 @@ def process_orders(directory: Path) -> list[Order]:
     shop, down = Shop(directory), Shop(directory, parse_faults(outage))
     shop.inventory.replace_products([Product(SKU, "", 10), Product("planted-unsold", "", 1)])
     shop.notifications.replace_customers([Customer(CUSTOMER, "", "")])
-    begin = (shop.inventory.validate_inventory, shop.payments.process_payment)
-    take, send = shop.inventory.update_inventory, shop.notifications.send_confirmation
-    void = (
-        shop.payments.void_charge,
-        shop.inventory.void_sale,
-        shop.payments.refund_payment,
-    )
+    stock, payments, mail, times = shop.inventory, shop.payments, shop.notifications, FEW_ATTEMPTS.maximum_attempts
+    begin, void = (stock.validate_inventory, payments.process_payment), payments.void_charge
     steps: dict[str, tuple[Callable[[Order], object], ...]] = {
-        DONE: (*begin, take, send),
-        NOTED: (*begin, take, send, shop.notifications.note_unsent),
-        DECLINED: (*begin, void[0]),
-        FAILED: (*[down.inventory.validate_inventory] * FEW_ATTEMPTS.maximum_attempts, void[0]),
-        UNDONE: (*begin, *[down.inventory.update_inventory] * FEW_ATTEMPTS.maximum_attempts, *void),
-        CANCELLED: (begin[0], void[0]),
-        SETTLED: (*begin, take, lambda order: shop.settle(order.order_id)),
+        DONE: (*begin, stock.update_inventory, mail.send_confirmation),
+        NOTED: (*begin, stock.update_inventory, mail.send_confirmation, mail.note_unsent),
+        DECLINED: (*begin, void),
+        FAILED: (*[down.inventory.validate_inventory] * times, void),
+        UNDONE: (*begin, *[down.inventory.update_inventory] * times, void, stock.void_sale, payments.refund_payment),
+        CANCELLED: (begin[0], void),
+        SETTLED: (*begin, stock.update_inventory, lambda order: shop.settle(order.order_id)),
     }
     for order_id, calls in steps.items():
         for call in calls:

@@ -25,7 +25,7 @@ from plumbing.process import run_and_exit
 from run_server import SETTINGS
 from shop.terminal.streams import run_program
 
-ROUNDS, ORDERS, ALONE = 3, 64, 12
+ORDERS, ALONE = 64, 12
 WORKER_FILES = ("activities.py", "workflows.py", "run_worker.py", "plumbing", "shop")
 MEASURES = {"orders/s": "orders_per_second", "one alone, p50": "p50_ms", "CPU": "cpu_ms"}
 
@@ -61,7 +61,8 @@ class Change:
 WAL, NORMAL = "--sqlite-pragma=journal_mode=WAL", "--sqlite-pragma=synchronous=NORMAL"
 (POLLS,) = (setting for setting in SETTINGS if "MaxPollRPS" in setting)
 TRANSFER_ACKS, VISIBILITY_ACKS = (setting for setting in SETTINGS if "UpdateAckInterval" in setting)
-PUBLISH, RUNNER = "        if is_searchable:\n", "        interceptors=[OneOrderInterceptor()],\n"
+UPSERT = "        workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])\n"
+ADMISSION = "        interceptors=[Admission()],\n"
 CHANGES = (
     Change("nothing (the noise)"),
     Change("server: without WAL", ((WAL, ""),)),
@@ -69,42 +70,21 @@ CHANGES = (
     Change("server: synchronous=OFF", ((NORMAL, "--sqlite-pragma=synchronous=OFF"),)),
     Change("server: default poll limit", ((POLLS, ""),)),
     Change("server: default checkpoints", ((TRANSFER_ACKS, ""), (VISIBILITY_ACKS, ""))),
-    Change(
-        "server: none of these",
-        tuple((setting, "") for setting in (WAL, NORMAL, POLLS, TRANSFER_ACKS, VISIBILITY_ACKS)),
-    ),
-    Change(
-        "workflow: every step searchable", lines=(("workflows.py", PUBLISH, PUBLISH.replace("is_searchable", "True")),)
-    ),
-    Change(
-        "workflow: nothing searchable", lines=(("workflows.py", PUBLISH, PUBLISH.replace("is_searchable", "False")),)
-    ),
+    Change("server: none of these", tuple((one, "") for one in (WAL, NORMAL, POLLS, TRANSFER_ACKS, VISIBILITY_ACKS))),
+    Change("workflow: nothing searchable", lines=(("workflows.py", UPSERT, ""),)),
     Change("workflow: steps without summary", lines=(("workflows.py", ", summary=summary\n", "\n"),)),
     Change(
         "worker: no eager activities",
-        lines=(("run_worker.py", RUNNER, RUNNER + "        disable_eager_activity_execution=True,\n"),),
+        lines=(("run_worker.py", ADMISSION, f"{ADMISSION}        disable_eager_activity_execution=True,\n"),),
     ),
     Change(
         "worker: without the sandbox",
         lines=(
             ("run_worker.py", "import Worker\n", "import UnsandboxedWorkflowRunner, Worker\n"),
-            ("run_worker.py", RUNNER, RUNNER + "        workflow_runner=UnsandboxedWorkflowRunner(),\n"),
+            ("run_worker.py", ADMISSION, f"{ADMISSION}        workflow_runner=UnsandboxedWorkflowRunner(),\n"),
         ),
     ),
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"a change (default: {ROUNDS})")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Measure; return 0 if all orders were completed, 1 if not, 2 for bad usage."""
-    if not 1 <= arguments.rounds <= 100:
-        print("ablation: --rounds must be from 1 to 100", file=sys.stderr)
-        return 2
-    return in_own_folder(lambda directory: _ablate(directory, arguments.rounds))
 
 
 async def _ablate(directory: Path, rounds: int) -> bool:
@@ -157,10 +137,13 @@ def _ratios(pairs: list[tuple[Round, Round]], measure: str) -> Values:
 
 
 def main() -> int:
-    """Return the exit status."""
+    """Measure; return 0 if all orders were completed, 1 if not, 2 for bad usage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args())
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="a change (default: 3)")
+    rounds = parser.parse_args().rounds
+    if not 1 <= rounds <= 100:
+        parser.error("--rounds must be from 1 to 100")
+    return in_own_folder(lambda directory: _ablate(directory, rounds))
 
 
 if __name__ == "__main__":

@@ -24,16 +24,6 @@ WINDOW = (1400, 760)
 ATTEMPTS, PATIENCE_SECONDS = 7, 120.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the file."""
-    parser.add_argument("file", type=new_file, metavar="FILE", help="PNG file to write")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Take the picture; return 0 if it could be taken."""
-    return in_own_folder(lambda directory: take_picture(directory, arguments.file))
-
-
 async def take_picture(directory: Path, target: Path) -> bool:
     """Let an order wait, open what it waits for in a browser, and write a PNG file.
 
@@ -68,10 +58,11 @@ def _times_tried(data: Path) -> int:
 
 
 def main() -> int:
-    """Return the exit status."""
+    """Take the picture; return 0 if it could be taken, 1 if not, 2 for bad usage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args())
+    parser.add_argument("file", type=new_file, metavar="FILE", help="PNG file to write")
+    file = parser.parse_args().file
+    return in_own_folder(lambda directory: take_picture(directory, file))
 
 
 if __name__ == "__main__":

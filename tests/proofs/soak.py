@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import functools
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
@@ -50,28 +49,7 @@ MEAN_LIFE_SECONDS = {"run_server.py": 30.0, "run_worker.py": 8.0, "run_workflow.
 MAX_HISTORY_EVENTS = 300
 CRASHES = ("crash_before", "crash_after")
 KILLED_MEANWHILE = "its process killed meanwhile"
-
-
 MAX_NUMBER = 100_000
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("--orders", type=int, default=100, metavar="N", help="at least (default: 100)")
-    parser.add_argument("--kills", type=int, default=30, metavar="K", help="from outside (default: 30)")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of orders, faults and kills (default: 1)")
-    parser.add_argument("--version", choices=("script", "temporal"), default="temporal", help="(default: temporal)")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run the soak; return 0 if the audit finds nothing."""
-    orders, kills = arguments.orders, arguments.kills
-    if not 1 <= orders <= MAX_NUMBER or not 0 <= kills <= MAX_NUMBER or arguments.seed < 0:
-        print(f"soak: --orders from 1, --kills from 0, to {MAX_NUMBER}; --seed not negative", file=sys.stderr)
-        return 2
-    return in_own_folder(
-        lambda directory: run_soak(Soak(directory, orders, kills, arguments.seed, make_progress()), arguments.version)
-    )
 
 
 @dataclass
@@ -285,10 +263,19 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def main() -> int:
-    """Return the exit status."""
+    """Run the soak; return 0 if the audit finds nothing, 1 if it does, 2 for bad usage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args())
+    parser.add_argument("--orders", type=int, default=100, metavar="N", help="at least (default: 100)")
+    parser.add_argument("--kills", type=int, default=30, metavar="K", help="from outside (default: 30)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of orders, faults and kills (default: 1)")
+    parser.add_argument("--version", choices=("script", "temporal"), default="temporal", help="(default: temporal)")
+    arguments = parser.parse_args()
+    orders, kills, seed = arguments.orders, arguments.kills, arguments.seed
+    if not 1 <= orders <= MAX_NUMBER or not 0 <= kills <= MAX_NUMBER or seed < 0:
+        parser.error(f"--orders from 1, --kills from 0, to {MAX_NUMBER}; --seed not negative")
+    return in_own_folder(
+        lambda directory: run_soak(Soak(directory, orders, kills, seed, make_progress()), arguments.version)
+    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import make_order, write_orders
 
-from examples.durable_loop import give_up
 from comparison.judge.audit import audit
 from comparison.judge.command import parse_outcome
 from comparison.stage.processes import ROOT, clean_environment
+from examples.durable_loop import give_up
 from shop.ledger import read_ledger
 from shop.orders import Status
 from shop.shop import Shop

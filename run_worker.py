@@ -31,8 +31,9 @@ from shop.terminal.streams import run_program
 from workflows import ATTEMPT_TIMEOUT, ORDER_STATUS, TASK_QUEUE, OrderWorkflow
 
 MAX_CONCURRENT_STEPS = 100  # as by default; each has a thread
-# How long a workflow waits for the worker that has it cached, after that one was killed. The default is 10 s.
-STICKY_TIMEOUT = timedelta(seconds=0.5)
+# How long a workflow waits for a killed worker that has it cached. The default is 10 s; half a second strikes healthy
+# workers under load.
+STICKY_TIMEOUT = timedelta(seconds=1)
 
 logger = logging.getLogger("run_worker")
 

@@ -4,9 +4,10 @@ RUN = .venv/bin/python
 # Written last. Where it is missing or older than the lock, an installation failed or is out of date: it is repeated.
 INSTALLED = .venv/installed
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header
+QUICK = activities audit faults imports orders shop storage streams interleavings
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo test check server worker order lock
+.PHONY: help .venv demo test quick soak ablation picture check server worker order lock
 
 help:  ## List these targets
 	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +19,19 @@ demo: $(INSTALLED)  ## Run the same faults and kills through both versions, and 
 
 test: $(INSTALLED)  ## Run the tests
 	$(RUN) -m pytest
+
+quick: $(INSTALLED)  ## Run the tests that need no server: about a minute
+	$(RUN) -m pytest $(QUICK:%=tests/test_%.py)
+
+soak: $(INSTALLED)  ## Kill each version a thousand times at random, under random faults: about an hour
+	$(RUN) -m tests.proofs.soak --version script --orders 1500 --kills 150 --seed 11
+	$(RUN) -m tests.proofs.soak --version temporal --orders 3000 --kills 450 --seed 12
+
+ablation: $(INSTALLED)  ## Measure what each setting and habit brings: about a quarter of an hour
+	$(RUN) -m tests.proofs.ablation
+
+picture: $(INSTALLED)  ## Take the picture of the UI again (needs chromium and chromedriver)
+	$(RUN) -m tests.proofs.picture docs/waiting.png
 
 check: $(INSTALLED)  ## Check format, lint and types
 	$(RUN) -m ruff format --check .

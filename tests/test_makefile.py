@@ -11,7 +11,20 @@ import pytest
 
 from comparison.stage.processes import ROOT, clean_environment
 
-TARGETS = (".venv", "demo", "test", "check", "server", "worker", "order", "lock")
+TARGETS = (
+    ".venv",
+    "demo",
+    "test",
+    "quick",
+    "soak",
+    "ablation",
+    "picture",
+    "check",
+    "server",
+    "worker",
+    "order",
+    "lock",
+)
 INSTALLING = "pip install"
 
 

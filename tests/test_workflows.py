@@ -1,28 +1,35 @@
-"""What the workflow makes of an answer that is final: an id that is taken, an order that was settled meanwhile."""
+"""What the workflow makes of an answer that is final: an id that is taken, an order that was settled meanwhile, a bug."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from conftest import make_order
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
-from test_cancellation import Counter, Hold, assert_nothing_held, open_counter
+from test_cancellation import Counter, Handle, Hold, assert_nothing_held, open_counter
 
-from comparison.stage.processes import Program, Server, clean_environment
-from shop.errors import OrderConflict, OutOfStock, PaymentDeclined, ShopError, UnknownCustomer
-from shop.faults import Fault, FaultPlan, PlannedFault
-from shop.orders import Status
-from workflows import ATTEMPT_TIMEOUT, CONFIRMATION_RETRIES, FEW_ATTEMPTS, UNTIL_DONE, OrderWorkflow
+import workflows
+from comparison.stage.processes import Server
+from shop.errors import OrderConflict, OutOfStock, PaymentDeclined, Refusal, ShopError, UnknownCustomer
+from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
+from shop.orders import Order, Status
+from workflows import FEW_ATTEMPTS, TASK_QUEUE, OrderWorkflow, workflow_id_for
+
+MINUTE = timedelta(minutes=1)
+FINAL = ("OrderConflict", "OrderVoided", "Refusal", "PermanentError")
 
 
 @dataclass(frozen=True)
 class Answers(Fault):
-    """Has a step refused for good."""
+    """Has a step refused."""
 
     error: ShopError = OrderConflict("the id is taken")
 
@@ -31,7 +38,7 @@ class Answers(Fault):
 
 
 def answers(**errors: ShopError) -> FaultPlan:
-    """Return the plan of an order whose steps give these answers."""
+    """Return the plan of an order whose steps give these answers, each once."""
     return FaultPlan(tuple(PlannedFault(step, Answers(error=error), 1) for step, error in errors.items()))
 
 
@@ -58,27 +65,91 @@ async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> A
         yield opened
 
 
+async def start_to_be_repeated(counter: Counter, order: Order, plan: FaultPlan, workflow_id: str = "") -> Handle:
+    """Start an order as another client may: with a retry policy for the whole workflow."""
+    counter.plans[order.order_id] = plan
+    return await counter.stage.client.start_workflow(
+        OrderWorkflow.run,
+        order,
+        id=workflow_id or workflow_id_for(order.order_id),
+        task_queue=TASK_QUEUE,
+        retry_policy=RetryPolicy(maximum_attempts=3),
+    )
+
+
+async def failure_after_one_run(handle: Handle) -> tuple[str | None, str]:
+    """Wait until a workflow has failed; return the type and the message of its error."""
+    with pytest.raises(WorkflowFailureError) as failure:
+        await handle.result(follow_runs=False)
+    description = await handle.describe()
+    assert (description.run_id, description.status) == (handle.first_execution_run_id, WorkflowExecutionStatus.FAILED)
+    assert isinstance(failure.value.cause, ApplicationError)
+    return failure.value.cause.type, failure.value.cause.message
+
+
 @pytest.mark.parametrize("call", ROADS)
 async def test_an_id_that_is_taken_ends_the_run_as_unknown_at_any_call_and_no_further_call_is_made(
     call: str, counter: Counter
 ) -> None:
     order, (road, calls) = make_order(f"conflict-{call}"), ROADS[call]
-    handle = await counter.start(order, answers(**{**road, call: OrderConflict("the id is taken")}))
+    plan = answers(**{**road, call: OrderConflict("the id is taken")})
+    handle = await start_to_be_repeated(counter, order, plan)
 
-    end = await counter.end_of(handle, order)
-    with pytest.raises(WorkflowFailureError) as failure:
-        await handle.result()
+    failure = await failure_after_one_run(handle)
 
     tried = [attempt.step for attempt in counter.ledger().attempts if attempt.order_id == order.order_id]
-    assert end == (Status.UNKNOWN, WorkflowExecutionStatus.FAILED)
-    assert isinstance(failure.value.cause, ApplicationError)
-    assert (failure.value.cause.type, failure.value.cause.message) == (
-        "OrderConflict",
-        "OrderConflict: the id is taken",
-    )
+    assert failure == ("OrderConflict", "OrderConflict: the id is taken")
     assert tuple(tried) == calls
     assert counter.attempts(order, call) == ["OrderConflict"]
     assert await handle.query(OrderWorkflow.status) == "unknown"
+
+
+async def test_an_order_that_failed_is_not_run_again_by_a_clients_retry_policy(counter: Counter) -> None:
+    order = make_order("outage")
+    handle = await start_to_be_repeated(counter, order, parse_faults("validate_inventory:unavailable*inf"))
+
+    failure = await failure_after_one_run(handle)
+
+    assert failure == ("OrderFailed", "ServiceUnavailable: the service is unavailable")
+    assert len(counter.attempts(order, "validate_inventory")) == FEW_ATTEMPTS.maximum_attempts
+    assert_nothing_held(counter.ledger(), order)
+
+
+async def test_an_order_under_a_foreign_id_is_not_run_again_by_a_clients_retry_policy(counter: Counter) -> None:
+    order = make_order("foreign")
+    handle = await start_to_be_repeated(counter, order, FaultPlan(), workflow_id="another-id")
+
+    error_type, _ = await failure_after_one_run(handle)
+
+    assert error_type == "ForeignWorkflowId"
+    assert counter.attempts(order, "validate_inventory") == []
+
+
+async def test_a_refund_that_is_refused_is_tried_on(counter: Counter) -> None:
+    order = make_order("refused-refund")
+    plan = answers(update_inventory=OutOfStock("none"), refund_payment=Refusal("the card has expired"))
+    handle = await counter.start(order, plan)
+
+    end = await counter.end_of(handle, order)
+
+    assert end == (Status.REJECTED, WorkflowExecutionStatus.COMPLETED)
+    assert counter.attempts(order, "refund_payment") == ["Refusal", "ok"]
+    assert_nothing_held(counter.ledger(), order)
+
+
+async def test_a_step_that_is_failed_by_hand_ends_the_order_with_the_reason_that_was_given(counter: Counter) -> None:
+    order, hold = make_order("by-hand"), Hold(step="process_payment")
+    handle = await counter.start_held(order, hold)
+    (step,) = (await handle.describe()).raw_description.pending_activities
+    temporal = Path(sys.executable).parent / "temporal"
+    command = [temporal, "activity", "fail", "--workflow-id", handle.id, "--activity-id", step.activity_id]
+
+    subprocess.run([*command, "--reason", "the bank is gone"], env=counter.stage.settings, check=True)
+    failure = await failure_after_one_run(handle)
+    hold.released.set()
+
+    assert failure == ("OrderFailed", "the bank is gone")
+    assert_nothing_held(counter.ledger(), order)
 
 
 async def test_other_content_that_was_charged_meanwhile_is_left_alone(counter: Counter) -> None:
@@ -104,17 +175,11 @@ async def test_an_order_that_is_settled_before_its_mail_or_note_is_rejected_and_
 ) -> None:
     order, hold = make_order(f"settled-{step}", customer_id=customer_id), Hold(step=step)
     handle = await counter.start_held(order, hold)
-    settle = Program(
-        counter.stage.directory / f"settle-{step}",
-        clean_environment(),
-        *("-m", "shop", "settle", order.order_id, "--yes", f"--data={counter.stage.data}"),
-    )
 
-    exit_status = await settle.run()
+    counter.shop.settle(order.order_id)
     hold.released.set()
     end = await counter.end_of(handle, order)
 
-    assert exit_status == 0
     assert end == (Status.REJECTED, WorkflowExecutionStatus.COMPLETED)
     assert (await handle.result()).detail == f"OrderVoided: order {order.order_id} was voided earlier"
     assert counter.attempts(order, step) == ["OrderVoided"]
@@ -122,17 +187,24 @@ async def test_an_order_that_is_settled_before_its_mail_or_note_is_rejected_and_
     assert_nothing_held(counter.ledger(), order)
 
 
-def test_the_policy_few_attempts_is_three_of_them_from_a_second_on() -> None:
-    assert RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3) == FEW_ATTEMPTS
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        (
+            "FEW_ATTEMPTS",
+            RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3, non_retryable_error_types=FINAL),
+        ),
+        ("UNTIL_DONE", RetryPolicy(maximum_interval=MINUTE, non_retryable_error_types=FINAL)),
+        ("UNTIL_UNDONE", RetryPolicy(maximum_interval=MINUTE, non_retryable_error_types=FINAL[:2])),
+        (
+            "CONFIRMATION_RETRIES",
+            RetryPolicy(maximum_interval=MINUTE, maximum_attempts=1_440, non_retryable_error_types=FINAL),
+        ),
+    ],
+)
+def test_a_retry_policy_is_as_the_table_of_the_steps_says(name: str, policy: RetryPolicy) -> None:
+    assert getattr(workflows, name) == policy
 
 
-def test_the_policy_until_done_has_no_limit_and_attempts_at_most_a_minute_apart() -> None:
-    assert RetryPolicy(maximum_interval=timedelta(minutes=1)) == UNTIL_DONE
-
-
-def test_the_policy_confirmation_retries_is_a_day_of_attempts_at_most_a_minute_apart() -> None:
-    assert RetryPolicy(maximum_interval=timedelta(minutes=1), maximum_attempts=1_440) == CONFIRMATION_RETRIES
-
-
-def test_an_attempt_takes_ten_seconds_at_most() -> None:
-    assert timedelta(seconds=10) == ATTEMPT_TIMEOUT
+def test_an_attempt_takes_five_seconds_at_most() -> None:
+    assert timedelta(seconds=5) == workflows.ATTEMPT_TIMEOUT

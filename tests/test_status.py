@@ -4,61 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import pytest
-from conftest import Stage, make_order, make_stage
+from conftest import make_order
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client
 from temporalio.converter import DataConverter
-from test_cancellation import (
-    PATIENCE_SECONDS,
-    Counter,
-    Handle,
-    Hold,
-    PlanOfEachOrder,
-    attempts_of,
-    end_of,
-    open_counter,
-    serve,
-    start,
-    wait_for_attempt,
-)
+from test_cancellation import PATIENCE_SECONDS, Counter, Handle, Hold, open_counter
 
-from comparison.stage.processes import Server, wait_until
-from plumbing.connection import add_search_attribute
-from shop.faults import parse_faults
-from shop.ledger import read_ledger
-from shop.orders import Order, Status
-from shop.shop import Shop
+from comparison.stage.processes import Server
+from shop.faults import FaultPlan, parse_faults
+from shop.orders import Order
 from workflows import ORDER_STATUS, OrderWorkflow
 
 METADATA_QUERY = "__temporal_workflow_metadata"
 
 
-@dataclass(frozen=True)
-class Held:
-    """A step, how an order gets there, and what `OrderStatus` says meanwhile."""
-
-    step: str
-    searchable: str | None
-    faults: str = ""
-    changes: dict[str, object] = field(default_factory=dict)
+@pytest.fixture(scope="module")
+async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
+    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
+        yield opened
 
 
-PAYMENT_LOST = "process_payment:lost_reply*inf"
-HELD = (
-    Held("validate_inventory", None),
-    Held("process_payment", None),
-    Held("update_inventory", "update_inventory"),
-    # Not written again: each write costs.
-    Held("send_confirmation", "update_inventory"),
-    Held("note_unsent", "update_inventory", changes={"customer_id": "nobody"}),
-    Held("void_charge", "void_charge", changes={"payment_token": "tok_chargeDeclined"}),
-    Held("void_sale", "void_charge", PAYMENT_LOST),
-    Held("refund_payment", "void_charge", PAYMENT_LOST),
-)
+async def told(handle: Handle) -> tuple[str, object, str]:
+    """Return the status as the query, the search attribute and the first words of the UI's details tell it."""
+    answer, details = await handle.query(OrderWorkflow.status), await details_of(handle)
+    return answer, (await handle.describe()).typed_search_attributes.get(ORDER_STATUS), details.partition(":")[0]
 
 
 async def details_of(handle: Handle) -> str:
@@ -67,17 +39,13 @@ async def details_of(handle: Handle) -> str:
     return metadata.current_details
 
 
-async def found(client: Client, status: str) -> set[str]:
-    """Return the ids of the workflows that a search by `OrderStatus` finds."""
-    return {execution.id async for execution in client.list_workflows(f"{ORDER_STATUS.name} = '{status}'")}
-
-
-async def wait_until_found(client: Client, status: str, workflow_id: str) -> None:
-    """Wait until a search finds a workflow: the index follows the workflow, a little later."""
+async def wait_until_found(client: Client, status: str, workflow_ids: set[str]) -> None:
+    """Wait until a search by `OrderStatus` finds these workflows and no others: the index follows a little later."""
 
     async def search() -> None:
-        while workflow_id not in await found(client, status):
-            await asyncio.sleep(0.05)
+        query = f"{ORDER_STATUS.name} = '{status}'"
+        while {execution.id async for execution in client.list_workflows(query)} != workflow_ids:
+            await asyncio.sleep(0.1)
 
     await asyncio.wait_for(search(), PATIENCE_SECONDS)
 
@@ -104,147 +72,96 @@ async def written_statuses_of(handle: Handle) -> list[str]:
     return written
 
 
-@pytest.mark.parametrize("held", HELD, ids=[held.step for held in HELD])
-async def test_an_order_that_is_held_in_a_step_says_so(held: Held, counter: Counter) -> None:
-    order, hold = make_order(held.step, **held.changes), Hold(step=held.step)
-    handle = await counter.start_held(order, hold, held.faults)
+@pytest.mark.parametrize("step", ["validate_inventory", "send_confirmation", "void_charge"])
+async def test_query_search_attribute_and_details_name_the_step_that_an_order_is_in(
+    step: str, counter: Counter
+) -> None:
+    token = "tok_chargeDeclined" if step == "void_charge" else "tok_visa"
+    order, hold = make_order(f"in-{step}", payment_token=token), Hold(step=step)
+    handle = await counter.start_held(order, hold)
 
-    status, details = await handle.query(OrderWorkflow.status), await details_of(handle)
-    searchable = (await handle.describe()).typed_search_attributes.get(ORDER_STATUS)
-    if held.searchable:
-        await wait_until_found(counter.stage.client, held.searchable, handle.id)
+    seen = await told(handle)
     hold.released.set()
     await counter.end_of(handle, order)
 
-    assert (status, searchable) == (held.step, held.searchable)
-    assert details.startswith(f"**{held.step}**: ")
+    assert seen == (step, step, f"**{step}**")
 
 
-async def test_a_payment_that_is_retried_shows_its_attempts_and_the_error(stage: Stage) -> None:
-    order = make_order()
-    shop = Shop(stage.data, parse_faults("process_payment:unavailable*2"))
-    await add_search_attribute(stage.client, ORDER_STATUS)
+async def test_a_payment_that_is_retried_shows_the_number_of_its_attempt_and_the_error(counter: Counter) -> None:
+    order, hold = make_order("retried"), Hold(step="process_payment")
+    handle = await counter.start_held(order, hold, "process_payment:unavailable")
 
-    async with serve(stage.client, shop):
-        handle = await start(stage.client, order)
-        await wait_until(
-            lambda: len(attempts_of(read_ledger(shop.location), order, "process_payment")) > 1, "it is retried"
-        )
-        description = await handle.describe()
-        (pending,) = description.raw_description.pending_activities
-        status, details = await handle.query(OrderWorkflow.status), await details_of(handle)
-        await end_of(stage.client, handle, order)
+    (pending,) = (await handle.describe()).raw_description.pending_activities
+    seen, details = await told(handle), await details_of(handle)
+    hold.released.set()
+    await counter.end_of(handle, order)
 
-    shop.close()
-    assert (status, details) == ("process_payment", "**process_payment**: charge 43.90 USD")
-    assert pending.activity_type.name == "process_payment"
-    assert pending.attempt >= 2
-    assert "unavailable" in pending.last_failure.message
+    assert seen == ("process_payment", "process_payment", "**process_payment**")
+    assert details == "**process_payment**: charge 43.90 USD"
+    assert (pending.attempt, pending.last_failure.message) == (2, "the service is unavailable")
 
 
-@pytest.fixture(scope="module")
-async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
-    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
-        yield opened
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A workflow that has ended, and what the details are expected to say."""
-
-    handle: Handle
-    order: Order
-    details: str
-
-
-# How it ends, and all that is written to `OrderStatus` on the way.
+FORWARD = ["validate_inventory", "process_payment", "update_inventory"]
+VOIDS = ["void_charge", "void_sale"]
+# Where an order that ends in this way has been, and what its details say in the end.
 ENDS = {
-    "completed": ["update_inventory", "completed"],
-    "unsent": ["update_inventory", "completed"],
-    "rejected": ["void_charge", "rejected"],
-    "failed": ["void_charge", "failed"],
-    "cancelled": ["update_inventory", "void_charge", "cancelled"],
-    "too late": ["update_inventory", "void_charge", "completed"],
-    "conflict": ["unknown"],
+    "completed": ([*FORWARD, "send_confirmation", "completed"], "txn_"),
+    "unsent": (
+        [*FORWARD, "send_confirmation", "note_unsent", "completed"],
+        "no confirmation is known to have been sent: UnknownCustomer",
+    ),
+    "rejected": ([*FORWARD[:2], "void_charge", "rejected"], "PaymentDeclined: the bank declined"),
+    "failed": ([*FORWARD[:2], "void_charge", "failed"], "ServiceUnavailable: the service is unavailable"),
+    "cancelled": ([*FORWARD, *VOIDS, "refund_payment", "cancelled"], "cancelled"),
+    "too-late": ([*FORWARD, *VOIDS, "send_confirmation", "completed"], "txn_"),
+    "conflict": ([*FORWARD[:2], "unknown"], "OrderConflict: order conflict was here before"),
+}
+PLANS = {
+    "failed": parse_faults("process_payment:unavailable*inf"),
+    "cancelled": parse_faults("update_inventory:unavailable*inf"),
+    "too-late": parse_faults("update_inventory:lost_reply*inf"),
 }
 
 
 @pytest.fixture(scope="module")
-async def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Ended]]:
-    """Run an order to each kind of end, and keep a worker for the queries."""
-    stage = await make_stage(server, tmp_path_factory.mktemp("status"))
-    orders = {
-        "completed": (make_order("completed"), "txn_"),
-        "unsent": (
-            make_order("unsent", customer_id="nobody"),
-            "no confirmation is known to have been sent: UnknownCustomer",
-        ),
-        "rejected": (make_order("rejected", payment_token="tok_chargeDeclined"), "PaymentDeclined: the bank declined"),
-        "failed": (make_order("failed"), "ServiceUnavailable: the service is unavailable"),
-        "cancelled": (make_order("cancelled"), "cancelled"),
-        "too late": (make_order("too-late"), "txn_"),
-        "conflict": (make_order("conflict"), "OrderConflict: order conflict was here before"),
-    }
-    plans = {
-        "failed": parse_faults("process_payment:unavailable*inf"),
-        "cancelled": parse_faults("update_inventory:unavailable*inf"),
-        "too-late": parse_faults("update_inventory:lost_reply*inf"),
-    }
-    shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-    shop.payments.process_payment(make_order("conflict", customer_id="grace"))
-    await add_search_attribute(stage.client, ORDER_STATUS)
-    async with serve(stage.client, shop):
-        ends = {
-            kind: Ended(await start(stage.client, order), order, details) for kind, (order, details) in orders.items()
-        }
-        for kind in ("cancelled", "too late"):
-            await wait_for_attempt(shop, ends[kind].order, "update_inventory")
-            await ends[kind].handle.cancel()
-        await asyncio.gather(*(end_of(stage.client, end.handle, end.order) for end in ends.values()))
-        yield ends
-    shop.close()
+async def ended(counter: Counter) -> dict[str, tuple[Order, Handle]]:
+    """Run an order to each kind of end."""
+    changes = {"unsent": {"customer_id": "nobody"}, "rejected": {"payment_token": "tok_chargeDeclined"}}
+    orders = {kind: make_order(kind, **changes.get(kind, {})) for kind in ENDS}
+    counter.shop.payments.process_payment(make_order("conflict", customer_id="grace"))
+    handles = {kind: await counter.start(order, PLANS.get(kind, FaultPlan())) for kind, order in orders.items()}
+    for kind in ("cancelled", "too-late"):
+        await counter.wait_for_attempt(orders[kind], "update_inventory")
+        await handles[kind].cancel()
+    await asyncio.gather(*(counter.end_of(handles[kind], order) for kind, order in orders.items()))
+    return {kind: (orders[kind], handles[kind]) for kind in ENDS}
 
 
 @pytest.mark.parametrize("kind", ENDS)
-async def test_an_order_that_has_ended_says_how_in_the_words_of_both_versions(
-    kind: str, ended: dict[str, Ended], server: Server
+async def test_an_order_says_at_each_step_where_it_is_and_in_the_end_how_it_ended(
+    kind: str, ended: dict[str, tuple[Order, Handle]]
 ) -> None:
-    end, status = ended[kind], Status(ENDS[kind][-1])
+    (statuses, reason), (_, handle) = ENDS[kind], ended[kind]
 
-    description = await end.handle.describe()
-    answer, details = await end.handle.query(OrderWorkflow.status), await details_of(end.handle)
-    await wait_until_found(await server.client(description.namespace), status.value, end.handle.id)
+    written, seen, details = await written_statuses_of(handle), await told(handle), await details_of(handle)
 
-    assert answer == status.value
-    assert description.typed_search_attributes[ORDER_STATUS] == status.value
-    assert details.startswith(f"**{status.value}**: ")
-    assert end.details in details
+    assert written == statuses
+    assert seen == (statuses[-1], statuses[-1], f"**{statuses[-1]}**")
+    assert reason in details
 
 
-async def test_a_search_by_status_finds_no_other_orders(ended: dict[str, Ended], server: Server) -> None:
-    client = await server.client((await ended["completed"].handle.describe()).namespace)
-    for kind in ENDS:
-        await wait_until_found(client, ENDS[kind][-1], ended[kind].handle.id)
-
-    completed, failed = await found(client, "completed"), await found(client, "failed")
-
-    assert (completed, failed) == ({"order-completed", "order-unsent", "order-too-late"}, {"order-failed"})
-
-
-@pytest.mark.parametrize("kind", ENDS)
-async def test_the_search_attribute_is_written_where_somebody_would_look_and_nowhere_else(
-    kind: str, ended: dict[str, Ended]
+async def test_a_search_by_status_finds_the_orders_that_ended_so(
+    counter: Counter, ended: dict[str, tuple[Order, Handle]]
 ) -> None:
-    written = await written_statuses_of(ended[kind].handle)
+    for kind in ("failed", "cancelled", "conflict"):
+        await wait_until_found(counter.stage.client, ENDS[kind][0][-1], {ended[kind][1].id})
 
-    assert written == ENDS[kind]
 
+async def test_the_steps_carry_readable_summaries_without_the_payment_token(
+    ended: dict[str, tuple[Order, Handle]],
+) -> None:
+    summaries = {kind: await summaries_of(handle) for kind, (_, handle) in ended.items()}
 
-async def test_each_step_and_the_order_carry_a_readable_summary(ended: dict[str, Ended]) -> None:
-    order_summary = await (await ended["completed"].handle.describe()).static_summary()
-    summaries = {kind: await summaries_of(end.handle) for kind, end in ended.items()}
-
-    assert order_summary == "43.90 USD, customer ada"
     assert summaries["completed"] == {
         "validate_inventory": "look for 3 units",
         "process_payment": "charge 43.90 USD",
@@ -255,10 +172,6 @@ async def test_each_step_and_the_order_carry_a_readable_summary(ended: dict[str,
     assert summaries["rejected"]["void_charge"] == "void: PaymentDeclined: the bank declined the card"
     assert summaries["cancelled"]["void_sale"] == "void: cancelled"
     assert summaries["cancelled"]["refund_payment"] == "refund 43.90 USD"
-
-
-async def test_no_text_for_people_holds_the_payment_token(ended: dict[str, Ended]) -> None:
-    for end in ended.values():
-        texts = [*(await summaries_of(end.handle)).values(), await details_of(end.handle)]
-
-        assert all(end.order.payment_token not in text for text in texts)
+    for kind, (order, handle) in ended.items():
+        texts = [*summaries[kind].values(), await details_of(handle)]
+        assert all(order.payment_token not in text for text in texts)

@@ -1,4 +1,4 @@
-"""What the workflow makes of an answer that is final: an id that is taken, an order that was settled meanwhile, a bug."""
+"""What the workflow makes of an answer that is final: an id that is taken, an order that was settled, a refusal."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_a_step_that_is_failed_by_hand_ends_the_order_with_the_reason_that
     order, hold = make_order("by-hand"), Hold(step="process_payment")
     handle = await counter.start_held(order, hold)
     (step,) = (await handle.describe()).raw_description.pending_activities
-    temporal = Path(sys.executable).parent / "temporal"
+    temporal = str(Path(sys.executable).parent / "temporal")
     command = [temporal, "activity", "fail", "--workflow-id", handle.id, "--activity-id", step.activity_id]
 
     subprocess.run([*command, "--reason", "the bank is gone"], env=counter.stage.settings, check=True)

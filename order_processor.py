@@ -153,7 +153,7 @@ def main() -> int:
         options = read_shop_options(arguments, os.environ)
         orders = load_orders(arguments.orders)
         shop = options.open()
-        log_to(arguments.log or options.log_file("order_processor.log"))
+        log_to(os.path.expanduser(arguments.log or options.log_file("order_processor.log")))
     except (OSError, ValueError, StoreUnusable, TransientError) as error:
         print(f"order_processor: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,5 @@
 # A worker: docker build -t order-worker .
-# It needs TEMPORAL_ADDRESS and SHOP_DATA, the shop that all workers share; `docker stop --timeout 20` lets it drain.
+# It needs TEMPORAL_ADDRESS and SHOP_DATA, the shop that all workers share; `docker stop` lets it drain.
 FROM python:3.14.7-slim-trixie
 
 RUN useradd --uid 1000 --create-home worker

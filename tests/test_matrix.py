@@ -1,74 +1,57 @@
 """The matrix: every state that an earlier run can leave, every way the next run can go, both versions.
 
-Then pairs: one run is held in a step while another of the same order goes through. All through the real programs: a
-script process for each fault plan, and one starter process for all workflows. Their worker, and the starter's part in
-the pairs, run in this process, so that each order can bring its own plan. What is right is not written down cell by
+Then pairs: one run is held in a step while another of the same order goes through. The script's function and the
+starter's, with a real server and a worker in this process, so that each run can bring its own trouble: it meets the run
+between the caller and the shop. The waits before another attempt are short. What is right is not written down cell by
 cell: `expect` below knows the rule.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
-import math
 import tempfile
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import TypeAlias
+from types import SimpleNamespace
+from typing import TypeAlias, cast
 
 import pytest
-from conftest import Stage, make_order, make_stage, write_orders
-from temporalio.client import Client
-from temporalio.worker import Worker
-from test_cancellation import Hold, PlanOfEachOrder
+from conftest import Stage, make_order, make_stage
+from temporalio.client import WorkflowHandle
+from temporalio.common import RetryPolicy
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+import order_processor
+import workflows
 from activities import activities_of
-from comparison.stage.processes import Program, Server, wait_until
-from plumbing.admission import OneOrderInterceptor
-from plumbing.connection import TASK_QUEUE, register_search_attribute
+from comparison.stage.processes import Server, wait_until
+from order_processor import process_order
+from plumbing.admission import Admission
+from plumbing.connection import add_search_attribute
 from run_workflow import run_order
 from shop.catalogue import Product
-from shop.errors import OutOfStock
-from shop.faults import STEPS, Fault, FaultPlan, PlannedFault, parse_faults
+from shop.errors import OutOfStock, ReplyLost, ServiceUnavailable
+from shop.faults import STEPS
 from shop.ledger import Ledger, read_ledger
-from shop.orders import Item, Order
+from shop.orders import Item, Order, Outcome
 from shop.shop import Shop
-from shop.stores import storage
-from shop.stores.storage import read_only
-from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS, OrderWorkflow, workflow_id_for
+from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 pytestmark = pytest.mark.timeout(300)
 
-PATIENCE_SECONDS = 200.0  # for all; on a quiet machine the whole play takes about 40 s
-THREADS = 250  # more than steps are ever held at once
+PATIENCE_SECONDS = 120.0  # of an order; on a quiet machine the whole play takes about 20 s
+SIDE_BY_SIDE, THREADS = 30, 250  # more than steps are ever held at once
 MEMORY = Path("/dev/shm")  # thousands of transactions, none of which has to survive
-# The waits of a workflow that gives up a step.
-GIVING_UP_SECONDS = sum(
-    FEW_ATTEMPTS.initial_interval.total_seconds() * FEW_ATTEMPTS.backoff_coefficient**number
-    for number in range(FEW_ATTEMPTS.maximum_attempts - 1)
-)
-# For so long a first run is held: longer than the second takes, shorter than an attempt may take. The scripts here do
-# not wait before they try again, and wait for an answer as long as it takes.
-HOLD_SECONDS = {"script": GIVING_UP_SECONDS + 9, "workflow": ATTEMPT_TIMEOUT.total_seconds() - 2}
-SCRIPT_TIMEOUT_SECONDS = 2 * HOLD_SECONDS["script"]
-# The script as it is, but for the waits: no pause between two attempts, and answers that take long.
-HURRIED = f"""
-import sys
-import order_processor
-from shop.stores import storage
-from shop.terminal.streams import run_program
-
-order_processor.INITIAL_INTERVAL_SECONDS, storage.CALL_TIMEOUT_SECONDS = 0.0, {SCRIPT_TIMEOUT_SECONDS}
-sys.exit(run_program("order_processor", order_processor.main))
-"""
 
 FORWARD = ("validate_inventory", "process_payment", "update_inventory")
 VOIDS = ("void_charge", "void_sale", "refund_payment")
@@ -130,21 +113,12 @@ class Way:
             return f"{trouble.value}-{step}"
         return "other_content" if self.has_other_content else "well"
 
+    @property
+    def is_cancelled(self) -> bool:
+        return bool(self.troubles) and self.troubles[-1][1] in CANCELLED
+
     def trouble_in(self, step: str) -> Trouble | None:
         return dict(self.troubles).get(step)
-
-    @property
-    def spec(self) -> str:
-        """Return the fault plan of a script that goes this way."""
-        faults = {
-            Trouble.DOWN: "unavailable*inf",
-            Trouble.LOST: "lost_reply",
-            Trouble.LOST_FOR_GOOD: "lost_reply*inf",
-        }
-        parts = [f"{step}:{faults[trouble]}" for step, trouble in self.troubles if trouble in faults]
-        if self.trouble_in("update_inventory") is Trouble.REFUSED:
-            parts.append(f"process_payment:slow({HOLD_SECONDS['script']})")  # meanwhile somebody takes the last piece
-        return ",".join(parts)
 
 
 # What brings a run to a step that a good run never gets to.
@@ -195,6 +169,7 @@ class Course:
     """The shop of the rule, and what has happened in it."""
 
     held: Held
+    answers: list[tuple[str, str]] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     struck: set[str] = field(default_factory=set)
     late: list[str] = field(default_factory=list)
@@ -204,6 +179,7 @@ class Course:
     def call(self, step: str, way: Way) -> str:
         """Let a step take effect; return the answer in one word."""
         self.held, answer = effect_of(step, self.held, way)
+        self.answers.append((step, answer))
         return answer
 
     def wait(self, step: str) -> None:
@@ -387,6 +363,10 @@ class Cell:
         return expect(self.version, self.state, self.way)[0]
 
     @property
+    def answers(self) -> tuple[tuple[str, str], ...]:
+        return tuple(expect(self.version, self.state, self.way)[1].answers)
+
+    @property
     def why_not(self) -> str:
         """Return why there can be no such order; empty if there can."""
         if not self.way.troubles:
@@ -408,14 +388,12 @@ class Cell:
 
 
 ALL_CELLS = [Cell(version, state, way) for version in ("script", "workflow") for state in STATES for way in WAYS]
-CELLS = [cell for cell in ALL_CELLS if not cell.why_not]
-
-
-def group(version: str, way: Way) -> list[Cell]:
-    return [cell for cell in CELLS if (cell.version, cell.way) == (version, way)]
-
-
-GROUPS = [(version, way) for version in ("script", "workflow") for way in WAYS if group(version, way)]
+ALL_PLAYABLE = [cell for cell in ALL_CELLS if not cell.why_not]
+# A run knows nothing but the answers. Of the states in which a workflow gets the same, one is played; of a script, all.
+CELLS = list(
+    {(cell.way, cell.answers) if cell.version == "workflow" else cell: cell for cell in reversed(ALL_PLAYABLE)}.values()
+)
+GROUPS = list(dict.fromkeys((cell.version, cell.way) for cell in CELLS))
 
 
 # The pairs
@@ -434,23 +412,16 @@ class Pair:
     held_in: str
     second: str
     second_way: Way
-    turn: int = 0
+
+    def __str__(self) -> str:
+        first, second = f"{self.first}.{self.first_way}-in-{self.held_in}", f"{self.second}.{self.second_way}"
+        return f"{first}-and-{second}"
 
     @property
     def order(self) -> Order:
-        return replace(Cell(self.first, "", self.first_way).first_content, order_id=self.order_id, items=self.items)
-
-    @property
-    def order_id(self) -> str:
-        return f"pair-{PAIRS.index(replace(self, turn=0))}.{self.turn}"
-
-    @property
-    def items(self) -> tuple[Item, ...]:
-        return (Item(self.order_id, 1, 90_00),)
-
-    def first_part(self) -> tuple[str, str, str]:
-        """Return what decides where the first run is held: pairs that have it in common can play together."""
-        return self.first, self.held_in, self.first_way.spec
+        order_id = f"pair-{PAIRS.index(self)}"
+        items = (Item(order_id, 1, 90_00),)
+        return replace(Cell(self.first, "", self.first_way).first_content, order_id=order_id, items=items)
 
     @property
     def is_terminated(self) -> bool:
@@ -481,35 +452,68 @@ def all_pairs() -> Iterator[Pair]:
         ("script", "workflow"), ("script", "workflow"), held_ways, ((), declined)
     ):
         content = unmailed if troubles == unmailed else ()
-        pair = Pair(first, Way(troubles), held_in, second, Way((*content, *fault)))
-        if not (pair.is_terminated and fault):  # one plan for both runs: it cannot spare the first
-            yield pair
+        yield Pair(first, Way(troubles), held_in, second, Way((*content, *fault)))
 
 
 PAIRS = [*all_pairs()]
-# A first run cannot be held for longer than an attempt may take. Where the second took longer, the pair plays again.
-TURNS = 3
 
 
 # The play
 
 
-@dataclass(frozen=True)
-class Outage(Fault):
-    """Strikes until it is lifted; tells when an attempt that it struck was followed by another."""
+@dataclass
+class Run:
+    """What meets one run between it and the shop: the trouble of its way; in a pair, a hold."""
 
-    tried: Event = field(default_factory=Event)
-    tried_again: Event = field(default_factory=Event)
-    lifted: Event = field(default_factory=Event)
+    version: str
+    way: Way
+    held_in: str = ""
+    sell_out: Callable[[], None] = lambda: None
+    tried: Counter[str] = field(default_factory=Counter)
+    reached: Event = field(default_factory=Event)
+    released: Event = field(default_factory=Event)
 
-    def before_effect(self) -> None:
-        (self.tried_again if self.tried.is_set() else self.tried).set()
-        if not self.lifted.is_set():
-            super().before_effect()
+    def meet(self, step: str, call: Callable[[Order], object], order: Order) -> object:
+        """Make one attempt at a step."""
+        trouble = self.way.trouble_in(step)
+        self.tried[step] += 1
+        is_first = self.tried[step] == 1
+        if is_first and (step == self.held_in or trouble is Trouble.CANCELLED_BEFORE):
+            self.wait()
+        if is_first and (step, trouble) == ("update_inventory", Trouble.REFUSED):
+            self.sell_out()
+        is_over = False
+        if trouble in FOR_GOOD and not is_first and has_patience(self.version, step):
+            self.wait()
+            is_over = True
+        if trouble is Trouble.DOWN and not is_over:
+            raise ServiceUnavailable("the service is unavailable")
+        answer = call(order)
+        if trouble is Trouble.LOST_FOR_GOOD and not is_over or trouble is Trouble.LOST and is_first:
+            raise ReplyLost("no reply")
+        if trouble is Trouble.CANCELLED_AFTER and is_first:
+            self.wait()
+        return answer
 
-    def after_effect(self) -> None:
-        if not self.lifted.is_set():
-            super().after_effect()
+    def wait(self) -> None:
+        self.reached.set()
+        assert self.released.wait(PATIENCE_SECONDS), "the test never let this attempt go"
+
+
+class Troubled:
+    """A service of the shop, as the run of each order meets it."""
+
+    def __init__(self, service: object, run_of: Callable[[Order], Run]) -> None:
+        self.service, self.run_of = service, run_of
+
+    def __getattr__(self, step: str) -> Callable[[Order], object]:
+        call = getattr(self.service, step)
+        return functools.wraps(call)(lambda order: self.run_of(order).meet(step, call, order))
+
+
+def troubled(shop: Shop, run_of: Callable[[Order], Run]) -> Shop:
+    services = {name: Troubled(getattr(shop, name), run_of) for name in SERVICES}
+    return cast(Shop, SimpleNamespace(**services))  # has all that the versions know of a shop
 
 
 @dataclass
@@ -518,49 +522,34 @@ class Play:
 
     stage: Stage
     shop: Shop
-    plans: dict[str, FaultPlan]
-    holds: dict[str, Hold] = field(default_factory=dict)
-    outages: dict[str, Outage] = field(default_factory=dict)
+    threads: ThreadPoolExecutor
+    runs: dict[str, Run] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     waits: dict[str, tuple[str, Held]] = field(default_factory=dict)
     pair_answers: dict[Pair, tuple[str, str]] = field(default_factory=dict)
 
     async def go(self) -> None:
-        """Play all cells side by side, then all pairs; wait for effects that come late."""
-        workflows = [cell for cell in CELLS if cell.version == "workflow"]
-        # Way by way, because those of one way wait for one another; first those that take longest.
-        workflows.sort(key=lambda cell: (cell.order_id not in {**self.holds, **self.outages}, WAYS.index(cell.way)))
-        starter = self.program([cell.order for cell in workflows], "run_workflow.py", "--concurrency=100")
-        await starter.start()
-        following = asyncio.create_task(self.follow(starter))
-        await asyncio.gather(
-            *(self.play_scripts(way) if version == "script" else self.play_workflows(way) for version, way in GROUPS)
-        )
-        await starter.wait(PATIENCE_SECONDS)
-        await following
-        for turn in range(TURNS):
-            pairs = [replace(pair, turn=turn) for pair in PAIRS if not self.pair_played(pair)]
-            pairs.sort(key=Pair.first_part)
-            groups = [[*group] for _, group in itertools.groupby(pairs, Pair.first_part)]
-            await asyncio.gather(*(self.play_pairs(group) for group in groups))
-        await self.wait_until(self.are_all_calls_back, "late calls end")
+        """Play all cells and pairs, some side by side, and those that wait for a service all at once."""
+        slots = asyncio.Semaphore(SIDE_BY_SIDE)
+
+        async def in_a_slot(playing: Awaitable[None]) -> None:
+            async with slots:
+                await playing
+
+        waiting = [cell for cell in CELLS if cell.expected.waits_at]
+        await self.play_waiting(waiting)
+        others = [self.play(cell) for cell in CELLS if cell not in waiting]
+        await asyncio.gather(*map(in_a_slot, [*others, *map(self.play_pair, PAIRS)]))
 
     def set_up(self) -> None:
-        """Make the earlier runs, and forget their attempts, so that the plans strike the next run."""
-        orders = [cell.first_content for cell in CELLS] + [
-            replace(pair, turn=turn).order for pair in PAIRS for turn in range(TURNS)
-        ]
+        """Make the earlier runs."""
+        orders = [cell.first_content for cell in CELLS] + [pair.order for pair in PAIRS]
         self.shop.inventory.replace_products(Product(order.order_id, "piece", 1) for order in orders)
         for cell in CELLS:
             for call in STATES[cell.state]:
                 self.call(call, cell.first_content)
             if cell.way.trouble_in("validate_inventory") is Trouble.REFUSED:
                 self.sell_out(cell)
-            if cell.version == "workflow":
-                self.plan(cell.order_id, cell.way)
-        for database in self.shop.databases:
-            with database.transaction() as connection:
-                connection.execute("DELETE FROM attempts")
 
     def call(self, name: str, order: Order) -> None:
         """Call a service, or a part of `settle`, which knows the order by its id."""
@@ -573,191 +562,68 @@ class Play:
         with suppress(OutOfStock):
             self.shop.inventory.update_inventory(replace(cell.order, order_id=f"rival-{CELLS.index(cell)}"))
 
-    def plan(self, order_id: str, way: Way) -> None:
-        """Put what meets a workflow where its steps find it."""
-        planned = [*parse_faults(way.spec if way.trouble_in("update_inventory") is not Trouble.REFUSED else "").planned]
-        for step, trouble in way.troubles:
-            if trouble in FOR_GOOD and has_patience("workflow", step):
-                kind = "unavailable" if trouble is Trouble.DOWN else "lost_reply"
-                self.outages[order_id] = Outage(kind)
-                planned = [part for part in planned if part.step != step]
-                planned.append(PlannedFault(step, self.outages[order_id], math.inf))
-            elif trouble in CANCELLED:
-                self.hold(order_id, step, planned, is_after_effect=trouble is Trouble.CANCELLED_AFTER)
-            elif (step, trouble) == ("update_inventory", Trouble.REFUSED):
-                self.hold(order_id, "process_payment", planned)
-        self.plans[order_id] = FaultPlan(tuple(planned))
+    def start(self, version: str, order: Order, run: Run) -> asyncio.Future[Outcome]:
+        """Start a run of an order."""
+        if version == "workflow":
+            self.runs[order.order_id] = run
+            return asyncio.ensure_future(run_order(self.stage.client, order, wait=True))
+        shop = troubled(self.shop, lambda order: run)
+        return asyncio.get_running_loop().run_in_executor(self.threads, process_order, shop, order)
 
-    def hold(self, order_id: str, step: str, planned: list[PlannedFault], *, is_after_effect: bool = False) -> None:
-        self.holds[order_id] = Hold(step=step, is_after_effect=is_after_effect)
-        planned.append(PlannedFault(step, self.holds[order_id], 1))
+    def start_cell(self, cell: Cell) -> tuple[Run, asyncio.Future[Outcome]]:
+        run = Run(cell.version, cell.way, sell_out=functools.partial(self.sell_out, cell))
+        return run, self.start(cell.version, cell.order, run)
 
-    async def play_scripts(self, way: Way) -> None:
-        """Run one script over all states."""
-        cells = group("script", way)
-        script = self.script([cell.order for cell in cells], way.spec)
-        await script.start()
-        if way.trouble_in("update_inventory") is Trouble.REFUSED:
-            orders = {cell.order_id for cell in cells}
-            await self.wait_until(
-                lambda: orders == self.orders_at("process_payment", orders) or not script.is_running, "all are to pay"
-            )
-            for cell in cells:
-                self.sell_out(cell)
-        await script.wait(PATIENCE_SECONDS)
-        self.answers |= answers_of(script)
+    def handle(self, order_id: str) -> WorkflowHandle[OrderWorkflow, Outcome]:
+        return self.stage.client.get_workflow_handle_for(OrderWorkflow.run, workflow_id_for(order_id))
 
-    async def play_workflows(self, way: Way) -> None:
-        """Do what has to be done from outside to the workflows that go one way."""
-        cells = group("workflow", way)
-        if any(cell.order_id in self.outages for cell in cells):
-            await self.lift_outages(cells)
-        elif way.trouble_in("update_inventory") is Trouble.REFUSED:
-            await asyncio.gather(*(self.sell_out_while_held(cell) for cell in cells))
-        elif any(cell.order_id in self.holds for cell in cells):
-            await asyncio.gather(*(self.cancel(cell) for cell in cells))
-        await self.wait_until(lambda: all(cell.order_id in self.answers for cell in cells), f"{way}: all end")
-
-    async def lift_outages(self, cells: list[Cell]) -> None:
-        """See where the orders wait and what they hold; then let them go on."""
-        for cell in cells:
-            await self.wait_for(self.outages[cell.order_id].tried_again, cell)
+    async def play_waiting(self, cells: list[Cell]) -> None:
+        """See where orders wait for a service and what they hold; then let them go on."""
+        runs = {cell: self.start_cell(cell) for cell in cells}
+        for run, ending in runs.values():
+            await reached(run, ending)
         holdings = holdings_of(read_ledger(self.stage.data))
-        for cell in cells:
-            handle = self.stage.client.get_workflow_handle(workflow_id_for(cell.order_id))
-            status = await handle.query(OrderWorkflow.status)
+        for cell, (run, ending) in runs.items():
+            status = await self.handle(cell.order_id).query(OrderWorkflow.status)
             self.waits[cell.order_id] = (status, holdings.get(cell.order_id, NO_HOLDING))
-            self.outages[cell.order_id].lifted.set()
+            run.released.set()
+            self.answers[cell.order_id] = (await ending).status.value
 
-    async def cancel(self, cell: Cell) -> None:
-        """Cancel a workflow that is held; let its step go on when that can change nothing any more."""
-        handle = self.stage.client.get_workflow_handle(workflow_id_for(cell.order_id))
-        await self.wait_for(self.holds[cell.order_id].reached, cell)
-        await handle.cancel()
-        if self.holds[cell.order_id].step in FORWARD:
-            await self.wait_until(lambda: cell.order_id in self.answers, f"{cell.order_id} ends while it is held")
-        else:
-            await handle.query(OrderWorkflow.status)  # answered after the cancellation was taken note of
-        self.holds[cell.order_id].released.set()
+    async def play(self, cell: Cell) -> None:
+        run, ending = self.start_cell(cell)
+        if cell.way.is_cancelled:
+            handle = self.handle(cell.order_id)
+            await reached(run, ending)
+            await handle.cancel()
+            if cell.way.troubles[-1][0] in FORWARD:
+                await ending  # while it is held: the effect comes late
+            else:
+                await handle.query(OrderWorkflow.status)  # answered after the cancellation was taken note of
+            run.released.set()
+        self.answers[cell.order_id] = (await ending).status.value
 
-    async def sell_out_while_held(self, cell: Cell) -> None:
-        await self.wait_for(self.holds[cell.order_id].reached, cell)
-        self.sell_out(cell)
-        self.holds[cell.order_id].released.set()
-
-    async def wait_for(self, event: Event, cell: Cell) -> None:
-        """Wait for what must happen to an order, or for its end: then the tests find what is wrong."""
-        await self.wait_until(lambda: event.is_set() or cell.order_id in self.answers, f"{cell.order_id} comes to wait")
-
-    async def play_pairs(self, pairs: list[Pair]) -> None:
-        """Hold the first runs, let the second runs go through, let the first runs go on."""
-        held_in, handles = pairs[0].held_in, self.stage.client.get_workflow_handle
-        firsts = self.first_runs(pairs)
-        orders = {pair.order_id for pair in pairs}
-        await self.wait_until(
-            lambda: orders == self.orders_at(held_in, orders) or all(first.done() for first in firsts.values()),
-            "all first runs are held, or have ended: then the tests find that they never were",
-        )
-        too_late = time.monotonic() + HOLD_SECONDS[pairs[0].first]
-        for pair in pairs:
-            if pair.is_terminated:
-                await handles(workflow_id_for(pair.order_id)).terminate()
-                await firsts[pair.order_id]
-        seconds = self.second_runs(pairs)
-        await asyncio.gather(*seconds.values())
-        overtaken = self.orders_at(held_in, orders, "started") if time.monotonic() < too_late else set()
-        for pair in pairs:
-            if pair.order_id in self.holds:
-                self.holds[pair.order_id].released.set()
-        await asyncio.gather(*firsts.values())
-        for pair in pairs:
-            if pair.order_id in overtaken:
-                self.pair_answers[pair] = (firsts[pair.order_id].result(), seconds[pair.order_id].result())
-
-    def first_runs(self, pairs: list[Pair]) -> dict[str, asyncio.Task[str]]:
-        """Start the first runs; return a task for the answer of each."""
-        way, held_in = pairs[0].first_way, pairs[0].held_in
-        if pairs[0].first == "script":
-            return self.run_script(pairs, f"{way.spec},{held_in}:slow({HOLD_SECONDS['script']})".strip(","))
-        for pair in pairs:
-            planned = [*parse_faults(way.spec.replace("*inf", f"*{FEW_ATTEMPTS.maximum_attempts}")).planned]
-            self.hold(pair.order_id, held_in, planned)
-            self.plans[pair.order_id] = FaultPlan(tuple(planned))
-        return self.run_workflows(pairs)
-
-    def second_runs(self, pairs: list[Pair]) -> dict[str, asyncio.Task[str]]:
-        """Start the second runs; return a task for the answer of each."""
-        workflows = [pair for pair in pairs if pair.second == "workflow"]
-        for pair in workflows:
-            if pair.first == "script":
-                self.plan(pair.order_id, pair.second_way)
-        runs = self.run_workflows(workflows)
-        for pair in pairs:
-            if pair.second == "script":
-                runs |= self.run_script([pair], pair.second_way.spec)
-        return runs
-
-    def run_workflows(self, pairs: list[Pair]) -> dict[str, asyncio.Task[str]]:
-        async def run(order: Order) -> str:
-            return (await run_order(self.stage.client, order, wait=True)).status.value
-
-        return {pair.order_id: asyncio.create_task(run(pair.order)) for pair in pairs}
-
-    def run_script(self, pairs: list[Pair], spec: str) -> dict[str, asyncio.Task[str]]:
-        script = self.script([pair.order for pair in pairs], spec)
-        ending = asyncio.create_task(script.run(PATIENCE_SECONDS))
-
-        async def answer(order_id: str) -> str:
-            await asyncio.shield(ending)
-            return answers_of(script)[order_id]
-
-        return {pair.order_id: asyncio.create_task(answer(pair.order_id)) for pair in pairs}
-
-    def pair_played(self, pair: Pair) -> Pair | None:
-        """Return the pair with the turn in which its second run overtook the first; None if there is none yet."""
-        turns = [replace(pair, turn=turn) for turn in range(TURNS)]
-        return next((turn for turn in turns if turn in self.pair_answers), None)
-
-    def script(self, orders: list[Order], spec: str) -> Program:
-        options = (f"--data={self.stage.data}", f"--faults={spec}", f"--concurrency={len(orders)}")
-        return self.program(orders, "-c", HURRIED, *options)
-
-    def program(self, orders: list[Order], *arguments: str) -> Program:
-        name = self.stage.directory / f"program-{len(self.stage.started)}"
-        path = write_orders(name.with_suffix(".jsonl"), *orders)
-        self.stage.started.append(Program(name, self.stage.settings, *arguments, str(path)))
-        return self.stage.started[-1]
-
-    async def follow(self, starter: Program) -> None:
-        """Keep the answers up to date while the starter runs."""
-        while starter.is_running:
-            await asyncio.sleep(0.05)
-            self.answers |= answers_of(starter)
-        self.answers |= answers_of(starter)
-
-    def orders_at(self, step: str, order_ids: set[str], outcome: str = "%") -> set[str]:
-        """Return those of the orders for which there is an attempt at a step, or one with this outcome."""
-        (service,) = [service for service, steps in SERVICES.items() if step in steps]
-        query = f"""SELECT order_id FROM attempts
-            WHERE step = ? AND outcome LIKE ? AND order_id IN ({", ".join("?" * len(order_ids))})"""
-        with read_only(self.stage.data, service) as connection:
-            return {row["order_id"] for row in connection.execute(query, (step, outcome, *order_ids))}
-
-    def are_all_calls_back(self) -> bool:
-        return all(attempt.outcome != "started" for attempt in read_ledger(self.stage.data).attempts)
-
-    @staticmethod
-    async def wait_until(condition: Callable[[], bool], what: str) -> None:
-        await wait_until(condition, what, PATIENCE_SECONDS)
+    async def play_pair(self, pair: Pair) -> None:
+        """Hold the first run, let the second go through, let the first go on."""
+        run = Run(pair.first, pair.first_way, pair.held_in)
+        first = self.start(pair.first, pair.order, run)
+        await reached(run, first)
+        if pair.is_terminated:
+            await self.handle(pair.order.order_id).terminate()
+            await first
+        second = await self.start(pair.second, pair.order, Run(pair.second, pair.second_way))
+        is_held = not run.released.is_set() and run.tried[pair.held_in] == 1
+        run.released.set()
+        if is_held:
+            self.pair_answers[pair] = ((await first).status.value, second.status.value)
 
     def end_of(self, cell: Cell, holdings: dict[str, Held]) -> End:
         held = holdings.get(cell.order_id, NO_HOLDING)
         return End(self.answers[cell.order_id], held, *self.waits.get(cell.order_id, ("", None)))
 
 
-def answers_of(program: Program) -> dict[str, str]:
-    """Return what a program has printed of each order."""
-    return {line.split("\t")[0]: line.split("\t")[1] for line in program.lines()}
+async def reached(run: Run, ending: asyncio.Future[Outcome]) -> None:
+    """Wait until a run is held, or has ended: then the tests find that it never was."""
+    await wait_until(lambda: run.reached.is_set() or ending.done(), "a run is held", PATIENCE_SECONDS)
 
 
 def holdings_of(ledger: Ledger) -> dict[str, Held]:
@@ -791,79 +657,69 @@ class Played:
     settled_holdings: dict[str, Held]
 
 
-@asynccontextmanager
-async def serve(client: Client, shop: Shop) -> AsyncIterator[None]:
-    """Run a worker in this process, with as many threads as there are steps to be held."""
-    with ThreadPoolExecutor(THREADS) as threads:
-        async with Worker(
-            client,
-            task_queue=TASK_QUEUE,
-            workflows=[OrderWorkflow],
-            activities=activities_of(shop),
-            interceptors=[OneOrderInterceptor()],
-            activity_executor=threads,
-            max_concurrent_activities=THREADS,
-        ):
-            yield
+@pytest.fixture(scope="module")
+def no_waits() -> Iterator[None]:
+    """Shorten the waits before another attempt, and lengthen what an attempt may take: here it is held."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_processor, "INITIAL_INTERVAL_SECONDS", 0.0)
+        patch.setattr(order_processor, "ATTEMPT_TIMEOUT_SECONDS", PATIENCE_SECONDS, raising=False)
+        patch.setattr(workflows, "ATTEMPT_TIMEOUT", timedelta(seconds=PATIENCE_SECONDS))
+        for name, policy in list(vars(workflows).items()):
+            if isinstance(policy, RetryPolicy):
+                patch.setattr(workflows, name, replace(policy, initial_interval=timedelta(milliseconds=10)))
+        yield
 
 
 @pytest.fixture(scope="module")
-async def played(server: Server) -> AsyncIterator[Played]:
+async def played(server: Server, no_waits: None) -> AsyncIterator[Played]:
     with (
         tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory,
-        pytest.MonkeyPatch.context() as patch,
+        ThreadPoolExecutor(SIDE_BY_SIDE) as scripts,
+        ThreadPoolExecutor(THREADS) as threads,
     ):
-        patch.setattr(storage, "CALL_TIMEOUT_SECONDS", SCRIPT_TIMEOUT_SECONDS)
         stage = await make_stage(server, Path(directory))
-        plans: dict[str, FaultPlan] = {}
-        shop = Shop(stage.data, PlanOfEachOrder(plans=plans))
-        play = Play(stage, shop, plans)
-        await register_search_attribute(stage.client, ORDER_STATUS)
-        try:
-            play.set_up()
-            async with serve(stage.client, shop):
-                try:
-                    await play.go()
-                finally:
-                    for event in [hold.released for hold in play.holds.values()]:
-                        event.set()
-            ledger = read_ledger(stage.data)
-            for cell in CELLS:
-                if cell.state in UNSETTLED:
-                    shop.settle(cell.order_id)
-            yield Played(play, ledger, holdings_of(ledger), holdings_of(read_ledger(stage.data)))
-        finally:
-            for program in stage.started:
-                await program.kill() if program.is_running else None
-            shop.close()
+        shop = Shop(stage.data)
+        play = Play(stage, shop, scripts)
+        play.set_up()
+        await add_search_attribute(stage.client, ORDER_STATUS)
+        async with Worker(
+            stage.client,
+            task_queue=TASK_QUEUE,
+            workflows=[OrderWorkflow],
+            activities=activities_of(troubled(shop, lambda order: play.runs[order.order_id])),
+            interceptors=[Admission()],
+            workflow_runner=UnsandboxedWorkflowRunner(),  # the sandbox would load the policies anew
+            activity_executor=threads,
+            max_concurrent_activities=THREADS,
+        ):
+            await play.go()
+        ledger = read_ledger(stage.data)
+        for cell in CELLS:
+            if cell.state in UNSETTLED:
+                shop.settle(cell.order_id)
+        yield Played(play, ledger, holdings_of(ledger), holdings_of(read_ledger(stage.data)))
+        shop.close()
 
 
 @pytest.mark.parametrize(("version", "way"), GROUPS, ids=lambda value: str(value))
 def test_each_order_ends_as_the_rule_says(version: str, way: Way, played: Played) -> None:
-    cells = group(version, way)
+    cells = [cell for cell in CELLS if (cell.version, cell.way) == (version, way)]
 
     ends = {cell.state: played.play.end_of(cell, played.holdings) for cell in cells}
 
     assert ends == {cell.state: cell.expected for cell in cells}
 
 
-@pytest.mark.parametrize("first_part", sorted({pair.first_part() for pair in PAIRS}), ids="-".join)
-def test_two_runs_of_an_order_at_once_end_as_the_rule_says(first_part: tuple[str, ...], played: Played) -> None:
-    pairs = [pair for pair in PAIRS if pair.first_part() == first_part]
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_two_runs_of_an_order_at_once_end_as_the_rule_says(pair: Pair, played: Played) -> None:
+    held = played.holdings.get(pair.order.order_id, NO_HOLDING)
 
-    turns = [played.play.pair_played(pair) for pair in pairs]
-
-    assert None not in turns, "the second run took longer than the first can be held"
-    assert {
-        replace(turn, turn=0): (*played.play.pair_answers[turn], played.holdings.get(turn.order_id, NO_HOLDING))
-        for turn in turns
-        if turn
-    } == {pair: pair.expected for pair in pairs}
+    assert (*played.play.pair_answers[pair], held) == pair.expected
 
 
 def test_every_answer_is_true(played: Played) -> None:
     told = [(cell.order_id, played.play.answers[cell.order_id]) for cell in CELLS]
-    told += [(pair.order_id, answer) for pair, answers in played.play.pair_answers.items() for answer in answers]
+    told += [(pair.order.order_id, answer) for pair, told in played.play.pair_answers.items() for answer in told]
 
     untrue = [
         (order_id, answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
@@ -71,9 +71,9 @@ class OrderWorkflow:
             raise ApplicationError(reason, type="ForeignWorkflowId", non_retryable=True)
         try:
             try:
-                await self._retry(Steps.validate_inventory, order, FEW_ATTEMPTS, f"look for {order.units}")
-                transaction_id = await self._retry(Steps.process_payment, order, FEW_ATTEMPTS, f"charge {order.total}")
-                await self._retry(Steps.update_inventory, order, UNTIL_DONE, f"take {order.units}")
+                await self._retry(Steps.validate_inventory, order, FEW_ATTEMPTS)
+                transaction_id = await self._retry(Steps.process_payment, order, FEW_ATTEMPTS)
+                await self._retry(Steps.update_inventory, order, UNTIL_DONE)
             except (ActivityError, asyncio.CancelledError) as error:
                 transaction_id = await shielded(self._void_unless_sold(order, error))
             # The point of no return: the stock is taken. A cancellation comes too late, and a confirmation that cannot
@@ -99,77 +99,71 @@ class OrderWorkflow:
         Raises:
             error: if the order is ended and holds nothing.
         """
-        failure = failure_of(error)
         # A conflict: what the id holds belongs to another order. A person decides.
-        if failure.type != CONFLICT:
-            why = f"void: {failure.reason}"
-            transaction_id = await self._retry(Steps.void_charge, order, UNTIL_UNDONE, why)
+        if error_type_of(error) != CONFLICT:
+            transaction_id = await self._retry(Steps.void_charge, order, UNTIL_UNDONE)
             if transaction_id is not None:
-                if await self._retry(Steps.void_sale, order, UNTIL_UNDONE, why):
+                if await self._retry(Steps.void_sale, order, UNTIL_UNDONE):
                     return transaction_id
-                await self._retry(Steps.refund_payment, order, UNTIL_UNDONE, f"refund {order.total}")
+                await self._retry(Steps.refund_payment, order, UNTIL_UNDONE)
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
         """Mail the customer, or note that it could not be done."""
-        mail = f"mail customer {order.customer_id}"
         try:
-            await self._retry(Steps.send_confirmation, order, CONFIRMATION_RETRIES, mail)
+            await self._retry(Steps.send_confirmation, order, CONFIRMATION_RETRIES)
         except ActivityError as error:
-            failure = failure_of(error)
-            if failure.type in (CONFLICT, VOIDED, REFUSED):
+            if error_type_of(error) in (CONFLICT, VOIDED, REFUSED):
                 raise
-            await self._retry(Steps.note_unsent, order, UNTIL_UNDONE, "note that no mail was sent")
-            transaction_id += f"; no confirmation is known to have been sent: {failure.reason}"
+            await self._retry(Steps.note_unsent, order, UNTIL_UNDONE)
+            transaction_id += f"; no confirmation is known to have been sent: {reason_of(error)}"
         self._publish(Status.COMPLETED.value, transaction_id)
         return Outcome(order.order_id, Status.COMPLETED, transaction_id)
 
     def _not_completed(self, order: Order, error: BaseException) -> Outcome:
         """Return the outcome of an order that was refused, and raise that of one that was given up or cancelled."""
-        failure = failure_of(error)
-        self._publish(failure.status.value, failure.reason)
-        if failure.status is Status.REJECTED:
-            return Outcome(order.order_id, Status.REJECTED, failure.reason)
-        if failure.status is Status.CANCELLED:
+        error_type, reason = error_type_of(error), reason_of(error)
+        if is_cancelled_exception(error):
+            self._publish(Status.CANCELLED.value, reason)
             raise error
-        # The order has ended, and holds nothing: a retry of the whole workflow would find its tombstone.
-        error_type = CONFLICT if failure.type == CONFLICT else ORDER_FAILED
-        raise ApplicationError(failure.reason, type=error_type, non_retryable=True)
+        if error_type in (REFUSED, VOIDED):
+            self._publish(Status.REJECTED.value, reason)
+            return Outcome(order.order_id, Status.REJECTED, reason)
+        is_taken = error_type == CONFLICT
+        self._publish(Status.UNKNOWN.value if is_taken else Status.FAILED.value, reason)
+        # Not to be tried again by a retry policy of the workflow's: a second run would find the order's tombstone.
+        raise ApplicationError(reason, type=CONFLICT if is_taken else ORDER_FAILED, non_retryable=True)
 
-    async def _retry(self, step: Step[T], order: Order, retries: RetryPolicy, summary: str) -> T:
+    async def _retry(self, step: Step[T], order: Order, retries: RetryPolicy) -> T:
         """Run a step until it works, is refused for good, or has used up the attempts of its policy."""
-        self._publish(step.__name__, summary)
+        self._publish(step.__name__)
         return await workflow.execute_activity_method(
-            step, order, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=retries, summary=summary
+            step, order, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=retries
         )
 
-    def _publish(self, status: str, details: str) -> None:
+    def _publish(self, status: str, reason: str = "") -> None:
         """Tell the query, the UI and the search attribute where the order stands."""
         self._status = status
-        workflow.set_current_details(f"**{status}**: {details}")
+        workflow.set_current_details(f"**{status}**: {reason}" if reason else f"**{status}**")
         workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])
 
 
-class Failure(NamedTuple):
-    """Why a step was not done: the order's status if it ends for that, the error's name, and a sentence."""
-
-    status: Status
-    type: str | None
-    reason: str
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Unpack what ended a step."""
-    if is_cancelled_exception(error):
-        return Failure(Status.CANCELLED, None, "cancelled")
+def error_type_of(error: BaseException) -> str | None:
+    """Return the name that `activities.step` gave to an error of the shop, or None."""
     cause = error.cause if isinstance(error, ActivityError) else error
+    return cause.type if isinstance(cause, ApplicationError) else None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a step was not done, in a sentence that begins with the error's own name."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    if is_cancelled_exception(error):
+        return "cancelled"
     if isinstance(cause, TimeoutError):
-        return Failure(Status.FAILED, None, "TimeoutError: no answer in time; the last attempt may have taken effect")
-    if not isinstance(cause, ApplicationError):
-        return Failure(Status.FAILED, None, f"{type(cause).__name__}: {cause}")
-    statuses = {CONFLICT: Status.UNKNOWN, VOIDED: Status.REJECTED, REFUSED: Status.REJECTED}
-    reason = cause.message if cause.type in (REFUSED, PERMANENT) else str(cause)
-    return Failure(statuses.get(cause.type or "", Status.FAILED), cause.type, reason)
+        return "TimeoutError: no answer in time; the last attempt may have taken effect"
+    if isinstance(cause, ApplicationError):
+        return cause.message if cause.type in (REFUSED, PERMANENT) else str(cause)
+    return f"{type(cause).__name__}: {cause}"
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

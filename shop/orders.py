@@ -93,12 +93,6 @@ class Order:
         """Return the price for people: `43.90 USD`."""
         return format_money(self.total_cents, self.currency)
 
-    @property
-    def units(self) -> str:
-        """Return the number of units for people: `1 unit`, `3 units`."""
-        number = sum(item.quantity for item in self.items)
-        return f"{number} unit{'' if number == 1 else 's'}"
-
     @cached_property
     def digest(self) -> str:
         """Return a fingerprint of the content: equal for equal orders, in any process and any release.

@@ -95,7 +95,7 @@ async def test_the_metrics_that_the_page_names_are_served_and_slots_are_as_many_
     served = {name.removesuffix("_bucket") for name in watched.metrics}
     slots = by("worker_type", watched.metrics["temporal_worker_task_slots_available"])["ActivityWorker"]
 
-    assert len(WATCHED) == 4
+    assert len(WATCHED) == 5
     assert set(WATCHED) <= served
     assert f"near 0 of {slots:.0f}:" in SECTION
 

@@ -50,17 +50,6 @@ async def wait_until_found(client: Client, status: str, workflow_ids: set[str]) 
     await asyncio.wait_for(search(), PATIENCE_SECONDS)
 
 
-async def summaries_of(handle: Handle) -> dict[str, str]:
-    """Return the text that the UI shows beside each step."""
-    return {
-        event.activity_task_scheduled_event_attributes.activity_type.name: str(
-            (await DataConverter.default.decode([event.user_metadata.summary]))[0]
-        )
-        async for event in handle.fetch_history_events()
-        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
-    }
-
-
 async def written_statuses_of(handle: Handle) -> list[str]:
     """Return all values that a workflow has written to `OrderStatus`, in their order."""
     written = []
@@ -97,7 +86,7 @@ async def test_a_payment_that_is_retried_shows_the_number_of_its_attempt_and_the
     await counter.end_of(handle, order)
 
     assert seen == ("process_payment", "process_payment", "**process_payment**")
-    assert details == "**process_payment**: charge 43.90 USD"
+    assert details == "**process_payment**"
     assert (pending.attempt, pending.last_failure.message) == (2, "the service is unavailable")
 
 
@@ -157,21 +146,6 @@ async def test_a_search_by_status_finds_the_orders_that_ended_so(
         await wait_until_found(counter.stage.client, ENDS[kind][0][-1], {ended[kind][1].id})
 
 
-async def test_the_steps_carry_readable_summaries_without_the_payment_token(
-    ended: dict[str, tuple[Order, Handle]],
-) -> None:
-    summaries = {kind: await summaries_of(handle) for kind, (_, handle) in ended.items()}
-
-    assert summaries["completed"] == {
-        "validate_inventory": "look for 3 units",
-        "process_payment": "charge 43.90 USD",
-        "update_inventory": "take 3 units",
-        "send_confirmation": "mail customer ada",
-    }
-    assert summaries["unsent"]["note_unsent"] == "note that no mail was sent"
-    assert summaries["rejected"]["void_charge"] == "void: PaymentDeclined: the bank declined the card"
-    assert summaries["cancelled"]["void_sale"] == "void: cancelled"
-    assert summaries["cancelled"]["refund_payment"] == "refund 43.90 USD"
-    for kind, (order, handle) in ended.items():
-        texts = [*summaries[kind].values(), await details_of(handle)]
-        assert all(order.payment_token not in text for text in texts)
+async def test_no_text_that_the_ui_shows_holds_the_payment_token(ended: dict[str, tuple[Order, Handle]]) -> None:
+    for order, handle in ended.values():
+        assert order.payment_token not in await details_of(handle)

@@ -21,6 +21,7 @@ from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
 from comparison.stage.runner import Row, run_scenarios
 from comparison.timeline import print_timeline
+from plumbing.connection import NoConnection
 from shop.faults import STEPS, parse_faults
 
 
@@ -147,6 +148,14 @@ async def test_a_server_hands_out_one_client_which_outlives_a_restart(own_server
 
     assert clients == {client} == {await own_server.client()}
     assert len(os.listdir("/dev/fd")) <= files + 5
+
+
+async def test_a_server_that_is_killed_again_before_it_serves_is_away(own_server: Server) -> None:
+    await own_server.client()
+    await own_server.kill()
+
+    with pytest.raises(NoConnection, match="is away"):
+        await own_server.client()
 
 
 def run_soak(*arguments: str) -> subprocess.CompletedProcess[str]:

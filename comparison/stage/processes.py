@@ -213,7 +213,11 @@ class Server(Program):
         )
 
     async def client(self, namespace: str = "default") -> Client:
-        """Return a client, as soon as the server answers: one a namespace, which outlives a restart of the server."""
+        """Return a client, as soon as the server answers: one a namespace, which outlives a restart of the server.
+
+        Raises:
+            NoConnection: if the server is not there any more, or does not answer.
+        """
         deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_SECONDS
         while True:
             try:
@@ -223,9 +227,9 @@ class Server(Program):
                 request = DescribeNamespaceRequest(namespace=namespace)
                 await client.workflow_service.describe_namespace(request, timeout=ANSWER_TIMEOUT)
                 return client
-            except (NoConnection, RPCError):
+            except (NoConnection, RPCError) as error:
                 if not self.is_running or asyncio.get_running_loop().time() > deadline:
-                    raise
+                    raise NoConnection(f"the Temporal server at {self.address} is away: {error}") from error
                 await asyncio.sleep(POLL_SECONDS)
 
 

@@ -72,7 +72,6 @@ CHANGES = (
     Change("server: default checkpoints", ((TRANSFER_ACKS, ""), (VISIBILITY_ACKS, ""))),
     Change("server: none of these", tuple((one, "") for one in (WAL, NORMAL, POLLS, TRANSFER_ACKS, VISIBILITY_ACKS))),
     Change("workflow: nothing searchable", lines=(("workflows.py", UPSERT, ""),)),
-    Change("workflow: steps without summary", lines=(("workflows.py", ", summary=summary\n", "\n"),)),
     Change(
         "worker: no eager activities",
         lines=(("run_worker.py", ADMISSION, f"{ADMISSION}        disable_eager_activity_execution=True,\n"),),

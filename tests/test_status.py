@@ -14,6 +14,7 @@ from temporalio.converter import DataConverter
 from test_cancellation import PATIENCE_SECONDS, Counter, Handle, Hold, open_counter
 
 from comparison.stage.processes import Server
+from run_workflow import run_order
 from shop.faults import FaultPlan, parse_faults
 from shop.orders import Order
 from workflows import ORDER_STATUS, OrderWorkflow
@@ -149,3 +150,10 @@ async def test_a_search_by_status_finds_the_orders_that_ended_so(
 async def test_no_text_that_the_ui_shows_holds_the_payment_token(ended: dict[str, tuple[Order, Handle]]) -> None:
     for order, handle in ended.values():
         assert order.payment_token not in await details_of(handle)
+
+
+async def test_an_order_carries_its_total_and_its_customer_from_the_starter(counter: Counter) -> None:
+    outcome = await run_order(counter.stage.client, make_order("summary"), wait=False)
+
+    handle = counter.stage.client.get_workflow_handle(outcome.detail)
+    assert await (await handle.describe()).static_summary() == "43.90 USD, customer ada"

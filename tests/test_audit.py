@@ -530,7 +530,7 @@ def test_the_command_judges_no_shop_with_a_file_that_reads_well_but_is_not_intac
 def test_the_command_says_that_a_shop_is_locked(
     data: Path, orders: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("shop.stores.storage.BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("shop.stores.storage.CALL_TIMEOUT_SECONDS", 0.1)
     with closing(sqlite3.connect(data / "payments.sqlite3", isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")

@@ -29,7 +29,7 @@ from comparison.judge.accounts import WHOLE, Account, Ending, accounts_of, names
 from shop.catalogue import Customer, Product
 from shop.errors import PermanentError, ReplyLost, TransientError
 from shop.ledger import Attempt, Charge, Confirmation, Ledger, Sale, Void
-from shop.orders import Order, Outcome, Status
+from shop.orders import Order, Outcome, Status, format_money
 from shop.stores.location import Location
 from shop.stores.storage import read_only
 from workflows import CONFIRMATION_RETRIES, FEW_ATTEMPTS
@@ -331,7 +331,7 @@ def _bounds(ledger: Ledger, runs: int | Mapping[str, int]) -> Iterator[Violation
 
 
 def _owed(account: Account) -> str:
-    return f"; owed {account.owed_cents / 100:.2f} {account.order.currency}" if account.owed_cents > 0 else ""
+    return f"; owed {format_money(account.owed_cents, account.order.currency)}" if account.owed_cents > 0 else ""
 
 
 def _has_failed(attempt: Attempt) -> bool:

@@ -152,23 +152,6 @@ async def test_a_step_that_is_failed_by_hand_ends_the_order_with_the_reason_that
     assert_nothing_held(counter.ledger(), order)
 
 
-async def test_other_content_that_was_charged_meanwhile_is_left_alone(counter: Counter) -> None:
-    order, hold = make_order("raced"), Hold(step="process_payment")
-    other = make_order("raced", customer_id="grace")
-    handle = await counter.start_held(order, hold)
-
-    counter.shop.payments.process_payment(other)
-    hold.released.set()
-    end = await counter.end_of(handle, order)
-
-    ledger = counter.ledger()
-    assert end == (Status.UNKNOWN, WorkflowExecutionStatus.FAILED)
-    assert [(charge.digest, charge.refunded) for charge in ledger.charges if charge.order_id == "raced"] == [
-        (other.digest, False)
-    ]
-    assert [void for void in ledger.voids if void.order_id == "raced"] == []
-
-
 @pytest.mark.parametrize(("step", "customer_id"), [("send_confirmation", "ada"), ("note_unsent", "nobody")])
 async def test_an_order_that_is_settled_before_its_mail_or_note_is_rejected_and_holds_nothing(
     step: str, customer_id: str, counter: Counter

@@ -23,7 +23,7 @@ PICTURE = ROOT / "docs" / "killed-after-charge.svg"
 SERVICES = ("python run_server.py", "python run_worker.py")
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
-SLOW = ("$ python -m comparison bench", "$ python -m comparison ablation")
+SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
 COSTS = "docs/cost.svg"
 MAX_README_LINES, MAX_README_WORDS = 150, 1_300
 

@@ -108,7 +108,7 @@ def test_the_script_processes_the_sample_order_without_any_installed_package(dat
     ("content", "reason"),
     [
         (b"", "there is no order in it"),
-        (b"GOOD\n\n{}\n", "line 3: items: is missing"),
+        (b"GOOD\n\n{}\n", "line 3: order_id: is missing"),
         (None, "No such file"),
     ],
 )

@@ -31,7 +31,6 @@ async def test_the_links_that_the_starter_prints_show_the_order_its_steps_and_wh
 
             with browser(stage.directory, 1400, 1250) as opened:
                 await asyncio.to_thread(opened.open, link_to_list, "order-failed")
-                shown = await asyncio.to_thread(opened.open, link_to_order, "Failed", "charge 43.90 USD")
+                shown = await asyncio.to_thread(opened.open, link_to_order, "Failed", "process_payment")
 
-    assert "process_payment" in shown
     assert "ServiceUnavailable: the service is unavailable" in shown

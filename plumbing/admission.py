@@ -13,10 +13,13 @@ from typing import Any, NoReturn
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.common import RawValue
 from temporalio.converter import (
     ActivitySerializationContext,
+    DefaultFailureConverter,
     DefaultPayloadConverter,
+    PayloadConverter,
     SerializationContext,
     WorkflowSerializationContext,
 )
@@ -69,6 +72,16 @@ class _ForStepsAlone(StrictPayloadConverter):
 
 
 _FOR_WORKFLOWS, _FOR_STEPS_ALONE = _ForWorkflows(), _ForStepsAlone()
+
+
+class PlainFailureConverter(DefaultFailureConverter):
+    """Shows a failure that was raised on purpose as its sentence; the SDK adds the worker's stack to each attempt."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        """Encode a failure."""
+        super().to_failure(exception, payload_converter, failure)
+        if isinstance(exception, ApplicationError):
+            failure.stack_trace = ""
 
 
 class Admission(Interceptor):

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from urllib.parse import quote
 
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
@@ -18,7 +17,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import KeepAliveConfig, RetryConfig, RPCError, RPCStatusCode
 
-from plumbing.admission import StrictPayloadConverter
+from plumbing.admission import PlainFailureConverter, StrictPayloadConverter
 
 CONNECT_TIMEOUT_SECONDS = 4.5
 # A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
@@ -69,7 +68,7 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
     address = settings.setdefault("target_host", "localhost:7233")
     if not address.rpartition(":")[2].isdecimal():
         raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
-    converter = replace(DataConverter.default, payload_converter_class=StrictPayloadConverter)
+    converter = DataConverter(StrictPayloadConverter, failure_converter_class=PlainFailureConverter)
 
     async def connect_and_look() -> Client:
         client = await Client.connect(

@@ -9,13 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
-from temporalio.service import RPCError
 from temporalio.types import MethodAsyncSingleParam
 
 WorkflowT = TypeVar("WorkflowT")
@@ -107,9 +106,10 @@ async def saying_what_for(client: Client, workflow_id: str) -> AsyncIterator[Non
         await asyncio.sleep(FIRST_SECONDS)
         while True:
             try:
-                logger.info("%s waits: %s", workflow_id, await what_for(client, workflow_id))
-            except RPCError as error:
-                logger.info("%s waits: the server does not answer (%s)", workflow_id, error.message)
+                reason = await what_for(client, workflow_id)
+            except Exception as error:  # It is only a hint.
+                reason = f"the server does not answer ({error})"
+            logger.info("%s waits: %s", workflow_id, reason)
             await asyncio.sleep(NEXT_SECONDS)
 
     saying = asyncio.create_task(say())
@@ -129,9 +129,10 @@ async def what_for(client: Client, workflow_id: str) -> str:
     if found.workflow_execution_info.status == PAUSED:
         return f"it is paused; let it go on: temporal workflow unpause --workflow-id {workflow_id}"
     nobody = f"no worker listens on task queue {found.execution_config.task_queue.name}, or all are busy"
-    if found.pending_workflow_task.attempt == 1:
+    task = found.pending_workflow_task
+    if task.attempt == 1 and task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
         return nobody
-    if found.pending_workflow_task.attempt:
+    if task.attempt > 1:
         history = (await client.get_workflow_handle(workflow_id).fetch_history()).events
         failures = [event.workflow_task_failed_event_attributes.failure.message for event in history]
         return f"its workers fail to run it: {' '.join(filter(None, failures)) or 'see its history'}"

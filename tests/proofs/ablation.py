@@ -61,7 +61,7 @@ class Change:
 WAL, NORMAL = "--sqlite-pragma=journal_mode=WAL", "--sqlite-pragma=synchronous=NORMAL"
 (POLLS,) = (setting for setting in SETTINGS if "MaxPollRPS" in setting)
 TRANSFER_ACKS, VISIBILITY_ACKS = (setting for setting in SETTINGS if "UpdateAckInterval" in setting)
-UPSERT = "        workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])\n"
+SEARCHABLE, POLICY = "        if is_searchable:\n", "retry_policy=retries\n"
 ADMISSION = "        interceptors=[Admission()],\n"
 CHANGES = (
     Change("nothing (the noise)"),
@@ -71,7 +71,9 @@ CHANGES = (
     Change("server: default poll limit", ((POLLS, ""),)),
     Change("server: default checkpoints", ((TRANSFER_ACKS, ""), (VISIBILITY_ACKS, ""))),
     Change("server: none of these", tuple((one, "") for one in (WAL, NORMAL, POLLS, TRANSFER_ACKS, VISIBILITY_ACKS))),
-    Change("workflow: nothing searchable", lines=(("workflows.py", UPSERT, ""),)),
+    Change("workflow: nothing searchable", lines=(("workflows.py", SEARCHABLE, "        if False:\n"),)),
+    Change("workflow: every step searchable", lines=(("workflows.py", SEARCHABLE, "        if True:\n"),)),
+    Change("workflow: steps with a summary", lines=(("workflows.py", POLICY, f"{POLICY[:-1]}, summary='a step'\n"),)),
     Change(
         "worker: no eager activities",
         lines=(("run_worker.py", ADMISSION, f"{ADMISSION}        disable_eager_activity_execution=True,\n"),),

@@ -38,13 +38,8 @@ def step(call: Call[T]) -> Call[T]:
 
     @activity.defn(name=call.__name__, no_thread_cancel_exception=True)
     @functools.wraps(call)
-    def attempt(self: OrderActivities, *sent: Order) -> T:
-        info = activity.info()
-        if info.workflow_id is None:  # Nobody has checked what was sent, and nobody would undo what comes of it.
-            message = "a step belongs to its order's workflow; start that (python run_workflow.py)"
-            raise ApplicationError(message, type="StepOnItsOwn", non_retryable=True)
-        (order,) = sent
-        logger.info("order %s: %s: attempt %d", order.order_id, info.activity_type, info.attempt)
+    def attempt(self: OrderActivities, order: Order) -> T:
+        logger.info("order %s: %s: attempt %d", order.order_id, call.__name__, activity.info().attempt)
         try:
             return call(self, order)
         except ShopError as error:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 logger = logging.getLogger("order_processor")
 
 
-class HalfDone(TransientError):
+class HalfDone(ShopError):
     """The order could not be brought to an end; to run it again resumes it."""
 
 
@@ -48,7 +48,7 @@ def process_order(shop: Shop, order: Order) -> Outcome:
             retry(shop.inventory.update_inventory, order)
         except ShopError as error:
             transaction_id = void_unless_sold(shop, order, error)
-        # The point of no return: the stock is taken, so the order is completed, whatever fails from here on.
+        # The point of no return: the stock is taken, and from here on nothing is undone.
         return confirm_order(shop, order, transaction_id)
     except ShopError as error:
         return not_completed(order, error)

@@ -21,8 +21,8 @@ Step = Callable[[Steps, Order], T]
 
 TASK_QUEUE = "order-processing"
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
-# The query and the UI's details tell every step. The search attribute tells the last of these, and how the order ended:
-# each write costs about 4 % of an order. From the first on the money is held; from the second on it may be given back.
+# The query and the UI's details tell every step. The search attribute tells only these two, and how the order ended:
+# each write of it costs about 4 % of an order.
 SEARCHABLE_STEPS = (Steps.update_inventory, Steps.void_charge)
 ORDER_FAILED = "OrderFailed"
 
@@ -37,7 +37,8 @@ ATTEMPT_TIMEOUT = timedelta(seconds=5)
 
 # The customer waits at the checkout: three attempts, 1 s and 2 s apart; then the order is given up.
 FEW_ATTEMPTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3, non_retryable_error_types=FINAL)
-# The money is taken: go on for as long as it takes, at most a minute apart, to finish soon after the outage ends.
+# The money is taken: go on for as long as it takes, from 1 s apart, doubling (the default), to a minute. An error that
+# is none of the shop's, a bug for example, is tried again, too.
 UNTIL_DONE = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=FINAL)
 # No order ends with its money kept because a refund was refused.
 UNTIL_UNDONE = RetryPolicy(maximum_interval=timedelta(minutes=1), non_retryable_error_types=(CONFLICT, VOIDED))
@@ -132,10 +133,10 @@ class OrderWorkflow:
         if error_type in (REFUSED, VOIDED):
             self._publish(Status.REJECTED.value, reason)
             return Outcome(order.order_id, Status.REJECTED, reason)
-        is_taken = error_type == CONFLICT
-        self._publish(Status.UNKNOWN.value if is_taken else Status.FAILED.value, reason)
+        is_conflict = error_type == CONFLICT
+        self._publish(Status.UNKNOWN.value if is_conflict else Status.FAILED.value, reason)
         # Not to be tried again by a retry policy of the workflow's: a second run would find the order's tombstone.
-        raise ApplicationError(reason, type=CONFLICT if is_taken else ORDER_FAILED, non_retryable=True)
+        raise ApplicationError(reason, type=CONFLICT if is_conflict else ORDER_FAILED, non_retryable=True)
 
     async def _retry(self, step: Step[T], order: Order, retries: RetryPolicy) -> T:
         """Run a step until it works, is refused for good, or has used up the attempts of its policy."""
@@ -177,6 +178,5 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # `task` itself is cancelled only when the worker drops the workflow from its cache.
             if task.done():
-                raise
+                return task.result()  # also where `work` itself has ended in a cancellation

@@ -1,4 +1,4 @@
-"""What Temporal needs around an order, one file a concern.
+"""What Temporal needs beside the SDK, one file a concern. It knows dataclasses and workflow types, no orders.
 
 Imported first by each program that needs packages: where one is missing, it says so instead of showing a traceback.
 """

@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from typing import Any, NoReturn
 
-from temporalio import workflow
+from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
 from temporalio.common import RawValue
@@ -24,8 +25,14 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import ExecuteWorkflowInput, Interceptor, WorkflowInboundInterceptor
-from temporalio.worker import WorkflowInterceptorClassInput as ClassInput
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    ExecuteWorkflowInput,
+    Interceptor,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
 
 
 class StrictPayloadConverter(DefaultPayloadConverter):
@@ -51,13 +58,13 @@ class _ForWorkflows(StrictPayloadConverter):
     def _read(self, payload: Payload, hint: Any) -> Any:  # Any: a type, and a value of it
         try:
             is_json = payload.metadata["encoding"] == b"json/plain"
-            if hasattr(hint, "from_json") and is_json:
+            if is_json and callable(getattr(hint, "from_json", None)):
                 return hint.from_json(payload.data)
             (value,) = super().from_payloads([payload], [hint] if hint else None)
-            if isinstance(hint, type) and not isinstance(value, hint):
+            if (is_dataclass(hint) or hint in (bool, float, int, str)) and not isinstance(value, hint):
                 raise TypeError(f"must be {hint.__name__}, not {type(value).__name__}")
             if hint and is_json and not _keeps(json.loads(payload.data), json.loads(self.to_payload(value).data)):
-                raise ValueError(f"{hint.__name__}: a fraction or a boolean stands where a whole number is declared")
+                raise ValueError(f"{hint}: a fraction or a boolean stands where a whole number is declared")
             return value
         except Exception as error:  # Converters and classes may raise any.
             if hint is None:
@@ -67,7 +74,7 @@ class _ForWorkflows(StrictPayloadConverter):
 
 class _ForStepsAlone(StrictPayloadConverter):
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode nothing. An activity that was started on its own refuses it all; an error here would be retried."""
+        """Decode nothing: an error here would be retried. `Admission` refuses an activity that was started alone."""
         return [RawValue(payload) for payload in payloads]
 
 
@@ -85,11 +92,26 @@ class PlainFailureConverter(DefaultFailureConverter):
 
 
 class Admission(Interceptor):
-    """Fails a workflow that is started with too many or too few arguments, or with one that fails its own `check()`."""
+    """Fails a workflow that is started with too many or too few arguments, or with one that fails its own `check()`.
 
-    def workflow_interceptor_class(self, input: ClassInput) -> type[WorkflowInboundInterceptor]:
-        """Return the check."""
+    Refuses an activity that is started on its own: nobody has checked its input, and nobody would undo what it does.
+    """
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """Return the check of an activity."""
+        return _StepDoor(next)
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        """Return the check of a workflow."""
         return _Door
+
+
+class _StepDoor(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if activity.info().workflow_id is None:
+            message = "it belongs to a workflow; start that"
+            raise ApplicationError(message, type="StepOnItsOwn", non_retryable=True)
+        return await super().execute_activity(input)
 
 
 class _Door(WorkflowInboundInterceptor):
@@ -101,7 +123,7 @@ class _Door(WorkflowInboundInterceptor):
         # A workflow that is replayed was accepted before, perhaps by rules that were less strict.
         if not workflow.unsafe.is_replaying():
             for argument in input.args:
-                if hasattr(argument, "check"):
+                if callable(getattr(type(argument), "check", None)):
                     try:
                         argument.check()
                     except ValueError as error:

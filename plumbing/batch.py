@@ -55,7 +55,7 @@ async def run_batch(
     with bar:
         drawn = bar.add_task("", total=len(items))
         for handler in logging.getLogger().handlers:
-            if is_drawn and isinstance(handler, logging.StreamHandler):
-                handler.setStream(sys.stderr)  # The bar stands in its place, and draws itself below the log.
+            if is_drawn and getattr(handler, "stream", None) is bar.console.file:
+                handler.setStream(sys.stderr)  # type: ignore[attr-defined]  # The bar has put itself in its place.
         tasks = [asyncio.create_task(run_one(item)) for item in items]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks)  # `report` may raise; a task catches all else

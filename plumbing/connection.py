@@ -100,8 +100,8 @@ async def add_search_attribute(client: Client, key: SearchAttributeKey[str]) -> 
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             logger.warning(
                 "cannot add the search attribute %s (%s). Workflows wait until it is there:"
-                " temporal operator search-attribute create --namespace %s --name %s --type Keyword",
-                *(key.name, error.message, client.namespace, key.name),
+                " temporal operator search-attribute create --namespace %s --name %s --type %s",
+                *(key.name, error.message, client.namespace, key.name, key.indexed_value_type.name.title()),
             )
 
 

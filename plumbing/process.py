@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -66,8 +67,12 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
     status = 1
     try:
         status = main()
+    except SystemExit as request:  # from argparse, which has said why
+        status = request.code if isinstance(request.code, int) else int(request.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
         logging.shutdown()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(status)

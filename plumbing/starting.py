@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from temporalio import workflow
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.converter import WorkflowSerializationContext
 from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
 from temporalio.types import MethodAsyncSingleParam
 
@@ -53,30 +55,36 @@ async def start_once(
         RPCError: if the server refuses.
     """
     options["id_conflict_policy"] = WorkflowIDConflictPolicy.FAIL
-    options["id_reuse_policy"] = WorkflowIDReusePolicy.REJECT_DUPLICATE
+    reuse_policy = WorkflowIDReusePolicy.REJECT_DUPLICATE
     while True:
         try:
-            return await client.start_workflow(run, argument, **options), None
+            return await client.start_workflow(run, argument, id_reuse_policy=reuse_policy, **options), None
         except WorkflowAlreadyStartedError:
             found = (await describe(client, options["id"])).workflow_execution_info
-        handle = client.get_workflow_handle_for(run, options["id"], run_id=found.execution.run_id)
-        await _refuse_another(client, handle, argument)
+        await _refuse_another(
+            client, run, argument, client.get_workflow_handle(options["id"], run_id=found.first_run_id)
+        )
         if found.status not in CUT_SHORT:
+            handle = client.get_workflow_handle_for(run, options["id"], run_id=found.execution.run_id)
             return handle, int(found.status)
-        options["id_reuse_policy"] = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+        # Not one that has completed meanwhile, by another starter.
+        reuse_policy = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
 
 
-async def _refuse_another(client: Client, handle: WorkflowHandle[Any, Any], argument: object) -> None:
-    first = await anext(handle.fetch_history_events(page_size=1))
-    started = first.workflow_execution_started_event_attributes
+async def _refuse_another(client: Client, run: Any, argument: object, first_run: WorkflowHandle[Any, Any]) -> None:
+    event = await anext(first_run.fetch_history_events(page_size=1))
+    started = event.workflow_execution_started_event_attributes
     if started.cron_schedule:
-        raise IdTaken(f"{handle.id} runs on a cron schedule, and so has no end; it was left alone")
+        raise IdTaken(f"{first_run.id} runs on a cron schedule, and so has no end; it was left alone")
+    # As `Client.start_workflow` finds the name; there is no public way.
+    workflow_type, _ = workflow._Definition.get_name_and_result_type(run)
+    context = WorkflowSerializationContext(client.namespace, first_run.id)
     try:
-        sent = await client.data_converter.decode(started.input.payloads, [type(argument)])
+        sent = await client.data_converter.with_context(context).decode(started.input.payloads, [type(argument)])
     except Exception:  # It is no such argument, for which a converter may raise any error.
         sent = []
-    if sent != [argument]:
-        raise IdTaken(f"{handle.id} runs or ran with other content; it was left alone")
+    if sent != [argument] or started.workflow_type.name != workflow_type:
+        raise IdTaken(f"{first_run.id} runs or ran with other content; it was left alone")
 
 
 async def result_of(
@@ -108,7 +116,7 @@ async def saying_what_for(client: Client, workflow_id: str) -> AsyncIterator[Non
             try:
                 reason = await what_for(client, workflow_id)
             except Exception as error:  # It is only a hint.
-                reason = f"the server does not answer ({error})"
+                reason = f"the server does not tell ({error})"
             logger.info("%s waits: %s", workflow_id, reason)
             await asyncio.sleep(NEXT_SECONDS)
 
@@ -133,9 +141,9 @@ async def what_for(client: Client, workflow_id: str) -> str:
     if task.attempt == 1 and task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
         return nobody
     if task.attempt > 1:
-        history = (await client.get_workflow_handle(workflow_id).fetch_history()).events
-        failures = [event.workflow_task_failed_event_attributes.failure.message for event in history]
-        return f"its workers fail to run it: {' '.join(filter(None, failures)) or 'see its history'}"
+        events = (await client.get_workflow_handle(workflow_id).fetch_history()).events
+        failures = [event.workflow_task_failed_event_attributes.failure.message for event in events]
+        return f"its workers fail to run it: {next(filter(None, reversed(failures)), 'no answer')}"
     steps = []
     for step in found.pending_activities:
         is_waiting = step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from conftest import make_order
@@ -148,15 +147,3 @@ def test_each_attempt_is_logged_with_its_order_and_number(shop: Shop, caplog: py
         environment.run(OrderActivities(shop).process_payment, ORDER)
 
     assert caplog.messages == ["order 1: process_payment: attempt 2"]
-
-
-@pytest.mark.parametrize("sent", [(ORDER,), (), (ORDER, OTHER), (None,)])
-def test_a_step_outside_of_a_workflow_is_refused_for_good_whatever_it_gets(sent: tuple[Any, ...], shop: Shop) -> None:
-    environment = ActivityEnvironment()
-    environment.info = replace(environment.info, workflow_id=None)
-
-    with pytest.raises(ApplicationError, match="start that") as refused:
-        environment.run(OrderActivities(shop).process_payment, *sent)
-
-    assert (refused.value.type, refused.value.non_retryable) == ("StepOnItsOwn", True)
-    assert read_ledger(shop.location).attempts == ()

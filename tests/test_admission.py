@@ -52,6 +52,7 @@ class Parcel:
     parcel_id: str
     boxes: list[Box]
     insured_for: float | None = None
+    check: str = "a field, and no method"
 
 
 @workflow.defn(sandboxed=False)  # else each run imports this module, and pytest, again

@@ -27,7 +27,7 @@ ALLOWED = {
     "order_processor": {"shop"},
     "activities": {"temporalio", "shop"},
     "workflows": {"temporalio", "activities", "shop.orders", *ERRORS},
-    **dict.fromkeys(PLUMBING, {"temporalio", "rich", "plumbing", *DATA_TYPES, *ERRORS}),
+    **dict.fromkeys(PLUMBING, {"temporalio", "rich", "plumbing"}),
     "run_server": set[str](),
     "run_worker": {"temporalio", "plumbing", "activities", "workflows", "shop"},
     "run_workflow": {"temporalio", "plumbing", "workflows", *DATA_TYPES},

@@ -377,7 +377,7 @@ async def test_a_starter_whose_server_becomes_a_black_hole_goes_on_when_it_is_ba
     await wait_until(lambda: "order 1: started" in starter.errors.read_text(), "the order is open")
 
     wire.swallow()
-    await wait_until(lambda: "order-1 waits: the server does not answer" in starter.errors.read_text(), "it is said")
+    await wait_until(lambda: "order-1 waits: the server does not tell" in starter.errors.read_text(), "it is said")
     wire.carry_on()
     async with serving(stage):
         status = await starter.wait(60)
@@ -467,7 +467,7 @@ async def test_a_starter_outlives_a_server_that_is_away_for_longer_than_the_sdk_
     try:
         await own_server.kill()
         # Later than the 10 s for which the SDK is patient by default.
-        await wait_until(lambda: "the server does not answer" in starter.errors.read_text(), "the outage is said")
+        await wait_until(lambda: "the server does not tell" in starter.errors.read_text(), "the outage is said")
         await own_server.start()
         await stage.start_worker()
         status = await starter.wait(60)

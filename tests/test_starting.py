@@ -79,7 +79,13 @@ async def test_an_order_that_another_client_started_is_attached_to(
 
 
 @pytest.mark.parametrize(
-    ("type", "content"), [("OtherWorkflow", '"x"'), ("OrderWorkflow", '{"id": 1}'), ("OrderWorkflow", "7")]
+    ("type", "content"),
+    [
+        ("OtherWorkflow", json.dumps(asdict(ORDER))),
+        ("OrderWorkflow", '{"id": 1}'),
+        ("OrderWorkflow", json.dumps(asdict(ORDER)).replace('"quantity": 2', '"quantity": 2.0')),
+        ("OrderWorkflow", "7"),
+    ],
 )
 async def test_an_id_that_is_taken_by_something_else_is_left_alone(stage: Stage, type: str, content: str) -> None:
     await start_by_command(stage, content, type=type)
@@ -254,3 +260,27 @@ async def test_a_paused_order_is_attached_to_told_as_such_and_goes_on_when_it_is
     assert told == "it is paused; let it go on: temporal workflow unpause --workflow-id order-1"
     assert (left.status, other.status, is_waiting) == (Status.STARTED, Status.UNKNOWN, True)
     assert outcome.status is Status.COMPLETED
+
+
+async def test_an_order_that_another_starter_has_brought_to_its_end_meanwhile_is_not_started_again(
+    stage: Stage, counter: Callable[[str], Shop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two starters find it terminated; one is quicker."""
+    client, found_terminated = stage.client, await start(stage.client, ORDER)
+    await found_terminated.terminate()
+    describe = plumbing.starting.describe
+    async with serve(client, counter("")):
+
+        async def describe_late(client: Client, workflow_id: str, *, retry: bool = True) -> object:
+            found = await describe(client, workflow_id, retry=retry)
+            monkeypatch.setattr(plumbing.starting, "describe", describe)
+            await run_order(client, ORDER, wait=True)
+            return found
+
+        monkeypatch.setattr(plumbing.starting, "describe", describe_late)
+        outcome = await run_order(client, ORDER, wait=True)
+        runs = [run.status.name async for run in client.list_workflows("WorkflowId = 'order-1'") if run.status]
+
+    assert outcome.status is Status.COMPLETED
+    assert [attempt.outcome for attempt in stage.ledger().attempts] == ["ok"] * 4
+    assert runs.count("COMPLETED") == 1

@@ -1,0 +1,72 @@
+"""A process around the SDK: its end, its threads, and many at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import wait
+from threading import Thread
+
+import pytest
+
+from comparison.stage.processes import ROOT
+from plumbing.batch import run_batch
+from plumbing.process import PatientThreads
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program whose standard output is a pipe, and so buffered."""
+    return subprocess.run(
+        [sys.executable, "-c", f"from plumbing.process import run_and_exit\n{program}"],
+        cwd=ROOT,
+        env={},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "output"),
+    [
+        ("print('done') or 3", 3, "done\n"),
+        ("exit(2)", 2, ""),
+        ("__import__('argparse').ArgumentParser().parse_args(['--help'])", 0, "usage"),
+    ],
+)
+def test_a_process_ends_with_its_status_and_all_that_it_has_written(main: str, status: int, output: str) -> None:
+    ended = run(f"run_and_exit(lambda: {main})")
+
+    assert (ended.returncode, ended.stderr) == (status, "")
+    assert ended.stdout.startswith(output)
+
+
+def test_an_error_that_nobody_foresaw_is_shown_and_ends_with_1() -> None:
+    ended = run("run_and_exit(lambda: 1 / 0)")
+
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+
+
+def test_work_waits_for_a_thread_where_there_is_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = PatientThreads(8)
+
+    def start(thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", start)
+
+    done, _ = wait([threads.submit(int, number) for number in range(100)], timeout=10)
+
+    assert sorted(future.result() for future in done) == list(range(100))
+
+
+async def test_an_error_in_a_report_is_not_swallowed() -> None:
+    async def run_one(item: int) -> int:
+        return item
+
+    def report(item: int, result: object) -> None:
+        raise ValueError("no line")
+
+    with pytest.raises(ValueError, match="no line"):
+        await run_batch([1, 2], 2, run_one, report)

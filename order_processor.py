@@ -32,7 +32,7 @@ T = TypeVar("T")
 logger = logging.getLogger("order_processor")
 
 
-class HalfDone(ShopError):
+class HalfDone(TransientError):
     """The order could not be brought to an end; to run it again resumes it."""
 
 

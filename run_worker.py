@@ -56,12 +56,8 @@ async def serve(shop: Shop, core: Runtime) -> None:
         graceful_shutdown_timeout=ATTEMPT_TIMEOUT + timedelta(seconds=1),
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
     ):
-        logger.info(
-            "serving task queue %s for the shop in %s; watch it at %s",
-            TASK_QUEUE,
-            shop.name,
-            ui_link(client, "workflows"),
-        )
+        page = ui_link(client, "workflows")
+        logger.info("serving task queue %s for the shop in %s; watch it at %s", TASK_QUEUE, shop.name, page)
         await stopping.wait()
         logger.info("stopping: steps under way come to their end")
     logger.info("stopped; orders under way go on with the next worker")
@@ -77,13 +73,14 @@ def main() -> int:
     try:
         core = runtime(arguments.metrics)
         shop = read_shop_options(arguments, os.environ).open()
+    except (ValueError, StoreUnusable, TransientError) as error:
+        print(f"run_worker: {error}", file=sys.stderr)
+        return 2
+    try:
         asyncio.run(serve(shop, core))
     except NoConnection as error:
         print(f"run_worker: {error}", file=sys.stderr)
         return 1
-    except (ValueError, StoreUnusable, TransientError) as error:
-        print(f"run_worker: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

@@ -115,13 +115,14 @@ def main() -> int:
         parser.error(f"--concurrency: must be from 1 to {MAX_CONCURRENCY}")
     try:
         orders = load_orders(arguments.orders)
+    except (OSError, ValueError) as error:
+        print(f"run_workflow: {error}", file=sys.stderr)
+        return 2
+    try:
         return asyncio.run(run_orders(orders, arguments.concurrency, wait=not arguments.no_wait))
     except NoConnection as error:
         print(f"run_workflow: {error}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
-        print(f"run_workflow: {error}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":

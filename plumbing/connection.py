@@ -46,7 +46,10 @@ def runtime(metrics_address: str | None = None) -> Runtime:
     metrics = metrics_address and PrometheusConfig(
         metrics_address, counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
     )
-    return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics or None))
+    try:
+        return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics or None))
+    except ValueError as error:
+        raise ValueError(f"metrics cannot be served at {metrics_address}: {error}; give a free IP:PORT") from error
 
 
 async def connect(environment: Mapping[str, str], core: Runtime | None = None) -> Client:

@@ -77,7 +77,8 @@ def main() -> None:
     except BlockingIOError:
         sys.exit(f"run_server: a server is running on {database}; stop it, or name another file with --db")
     except (OSError, sqlite3.Error) as error:
-        advice = "set --db, or delete this file if a server was killed while it made it"
+        is_half_made = isinstance(error, sqlite3.Error)
+        advice = "set --db, or delete this file if a server was killed while it made it" if is_half_made else "set --db"
         parser.exit(2, f"run_server: {database} cannot hold a server's state ({error}): {advice}\n")
     print(f"Temporal server at 127.0.0.1:{port}, UI at http://localhost:{ui_port}", file=sys.stderr, flush=True)
     os.dup2(2, 1)  # the server panics when it cannot write to standard output

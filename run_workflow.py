@@ -29,7 +29,7 @@ from plumbing.starting import OPEN, IdTaken, result_of, saying_what_for, start_o
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.terminal.streams import Results, run_program
-from workflows import CONFLICT, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
+from workflows import CONFLICT, HALF_DONE, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
 # What somebody wants to look at afterwards: the starter prints a link to all of them.
@@ -55,7 +55,7 @@ async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
             logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{handle.id}"))
             if found in OPEN and not wait:
                 return Outcome(order.order_id, Status.STARTED, handle.id)
-            return await result_of(client, OrderWorkflow.run, handle)
+            return await result_of(client, OrderWorkflow.run, order, handle)
     except WorkflowFailureError as error:
         return not_completed(order, error.cause)
     except IdTaken as error:
@@ -69,7 +69,7 @@ def not_completed(order: Order, cause: BaseException) -> Outcome:
     if isinstance(cause, CancelledError):
         return Outcome(order.order_id, Status.CANCELLED, "cancelled before its stock was taken")
     if isinstance(cause, ApplicationError):
-        status = Status.UNKNOWN if cause.type == CONFLICT else Status.FAILED
+        status = Status.UNKNOWN if cause.type in (CONFLICT, HALF_DONE) else Status.FAILED
         return Outcome(order.order_id, status, cause.message)
     advice = f"start it again to take it to its end, or undo it: python -m shop settle {order.order_id}"
     return Outcome(order.order_id, Status.UNKNOWN, f"{type(cause).__name__}: {cause}; {advice}")

@@ -24,7 +24,7 @@ ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 # The query and the UI's details tell every step. The search attribute tells only these two, and how the order ended:
 # each write of it costs about 4 % of an order.
 SEARCHABLE_STEPS = (Steps.update_inventory, Steps.void_charge)
-ORDER_FAILED = "OrderFailed"
+ORDER_FAILED, HALF_DONE = "OrderFailed", "HalfDone"
 
 # The shop's errors, as `activities.step` names them. After these, another attempt gets the same answer.
 CONFLICT, VOIDED = OrderConflict.__name__, OrderVoided.__name__
@@ -66,7 +66,7 @@ class OrderWorkflow:
         """Process one order. The workflow id must be `workflow_id_for` the order.
 
         Raises:
-            ApplicationError: of type `OrderFailed`, `OrderConflict` or `ForeignWorkflowId`.
+            ApplicationError: of type `OrderFailed`, `OrderConflict`, `HalfDone` or `ForeignWorkflowId`.
             CancelledError, ActivityError: if the order was cancelled before its stock was taken; closes it as Canceled.
         """
         if workflow.info().workflow_id != workflow_id_for(order.order_id):
@@ -105,11 +105,11 @@ class OrderWorkflow:
         """
         # A conflict: what the id holds belongs to another order. A person decides.
         if error_type_of(error) != CONFLICT:
-            transaction_id = await self._retry(Steps.void_charge, order, UNTIL_UNDONE)
+            transaction_id = await self._retry_or_alarm(Steps.void_charge, order)
             if transaction_id is not None:
-                if await self._retry(Steps.void_sale, order, UNTIL_UNDONE):
+                if await self._retry_or_alarm(Steps.void_sale, order):
                     return transaction_id
-                await self._retry(Steps.refund_payment, order, UNTIL_UNDONE)
+                await self._retry_or_alarm(Steps.refund_payment, order)
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
@@ -119,7 +119,7 @@ class OrderWorkflow:
         except ActivityError as error:
             if error_type_of(error) in (CONFLICT, VOIDED, REFUSED):
                 raise
-            await self._retry(Steps.note_unsent, order, UNTIL_UNDONE)
+            await self._retry_or_alarm(Steps.note_unsent, order)
             transaction_id += f"; no confirmation is known to have been sent: {reason_of(error)}"
         self._publish(Status.COMPLETED.value, transaction_id)
         return Outcome(order.order_id, Status.COMPLETED, transaction_id)
@@ -144,6 +144,17 @@ class OrderWorkflow:
         return await workflow.execute_activity_method(
             step, order, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=retries
         )
+
+    async def _retry_or_alarm(self, step: Step[T], order: Order) -> T:
+        """Retry a call that the order cannot end without. If somebody ends it by hand, a person must act."""
+        try:
+            return await self._retry(step, order, UNTIL_UNDONE)
+        except ActivityError as error:
+            if is_cancelled_exception(error) or error_type_of(error) in (CONFLICT, VOIDED):
+                raise
+            reason = f"{step.__name__}: {reason_of(error)}; undo it: python -m shop settle {order.order_id}"
+            self._publish(Status.UNKNOWN.value, reason)
+            raise ApplicationError(reason, type=HALF_DONE, non_retryable=True) from error
 
     def _publish(self, status: str, reason: str = "", *, is_searchable: bool = True) -> None:
         """Tell the query, the UI and, where it pays, the search attribute where the order stands."""

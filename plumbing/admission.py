@@ -135,7 +135,7 @@ def refuse(error: BaseException) -> NoReturn:
     """Fail the workflow for good, whatever retry policy it was started with."""
     name, reasons, cause = type(error).__name__, [str(error)], error.__cause__
     while cause:
-        reasons, cause = [*reasons, str(cause)], cause.__cause__
+        reasons, cause = [*reasons, *([] if str(cause) in reasons[-1] else [str(cause)])], cause.__cause__
     raise ApplicationError(": ".join(reasons), type=name, non_retryable=True) from None
 
 

@@ -8,18 +8,18 @@ import logging
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
-from temporalio.service import KeepAliveConfig, RetryConfig, RPCError, RPCStatusCode
+from temporalio.service import KeepAliveConfig, RetryConfig, RPCError
 
 from plumbing.admission import PlainFailureConverter, StrictPayloadConverter
 
-CONNECT_TIMEOUT_SECONDS = 4.5
+CONNECT_TIMEOUT_SECONDS = 4.0
 # A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
 FOR_EVER = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=None, max_retries=2**31)
 # A connection on which nobody answers is closed after ten seconds, not three quarters of a minute.
@@ -94,18 +94,23 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
 
 
 async def add_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:
-    """Add a search attribute, unless it is there; where only operators may do that, say the command."""
+    """Add a search attribute, unless it is there; where that is for operators alone, say the command."""
+    operator, kind, problem = client.operator_service, key.indexed_value_type, ""
     request = AddSearchAttributesRequest(namespace=client.namespace)
-    request.search_attributes[key.name] = key.indexed_value_type.value  # type: ignore[assignment]  # the enum's number
+    request.search_attributes[key.name] = kind.value  # type: ignore[assignment]  # the enum's number
     try:
-        await client.operator_service.add_search_attributes(request)
+        await operator.add_search_attributes(request)
+        known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+        if known.custom_attributes[key.name] != kind.value:
+            problem = "it is there, with another type"
     except RPCError as error:
-        if error.status is not RPCStatusCode.ALREADY_EXISTS:
-            logger.warning(
-                "cannot add the search attribute %s (%s). Workflows wait until it is there:"
-                " temporal operator search-attribute create --namespace %s --name %s --type %s",
-                *(key.name, error.message, client.namespace, key.name, key.indexed_value_type.name.title()),
-            )
+        problem = error.message
+    if problem:
+        logger.warning(
+            "cannot add the search attribute %s (%s). Workflows wait where it is missing:"
+            " temporal operator search-attribute create --namespace %s --name %s --type %s",
+            *(key.name, problem, client.namespace, key.name, kind.name.title()),
+        )
 
 
 def ui_link(client: Client, path: str) -> str:

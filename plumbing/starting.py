@@ -88,12 +88,16 @@ async def _refuse_another(client: Client, run: Any, argument: object, first_run:
 
 
 async def result_of(
-    client: Client, run: MethodAsyncSingleParam[WorkflowT, Any, ResultT], handle: WorkflowHandle[WorkflowT, ResultT]
+    client: Client,
+    run: MethodAsyncSingleParam[WorkflowT, InputT, ResultT],
+    argument: InputT,
+    handle: WorkflowHandle[WorkflowT, ResultT],
 ) -> ResultT:
     """Wait for the result of a workflow; after a reset, for that of the run that took its place.
 
     Raises:
         WorkflowFailureError: if it closes in another way.
+        IdTaken: if a run with another input took its place.
         RPCError: if the server refuses.
     """
     while True:
@@ -104,6 +108,7 @@ async def result_of(
             if not isinstance(error.cause, TerminatedError) or run_id == handle.result_run_id:
                 raise
         handle = client.get_workflow_handle_for(run, handle.id, run_id=run_id)
+        await _refuse_another(client, run, argument, handle)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from shop.catalogue import read_customers, read_products
 from shop.errors import ShopError, StoreUnusable
 from shop.ledger import NoShop, read_ledger
+from shop.orders import IDENTIFIER
 from shop.services.inventory import ShopInUse
 from shop.services.notifications import AlreadyConfirmed
 from shop.shop import Shop
@@ -51,6 +52,8 @@ def show_ledger(arguments: argparse.Namespace) -> None:
 def settle(arguments: argparse.Namespace) -> None:
     """Undo an order for good, after asking."""
     shop, order_id = open_shop(arguments), arguments.order_id
+    if not IDENTIFIER.fullmatch(order_id):
+        raise ValueError(f"ORDER_ID: must match {IDENTIFIER.pattern}, not {order_id!r}")
     ledger = read_ledger(shop.location)
     if order_id in {mail.order_id for mail in ledger.confirmations}:
         raise Refused(f"order {order_id} is complete; nothing is owed")

@@ -67,7 +67,7 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up_within_five_s
     async with silence() as address:
         sentence = await refusal_of(TEMPORAL_ADDRESS=address)
 
-    assert sentence.startswith(f"the Temporal server at {address} does not answer: nothing within 4.5 s; ")
+    assert sentence.startswith(f"the Temporal server at {address} does not answer: nothing within 4.0 s; ")
 
 
 @pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])

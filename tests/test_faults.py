@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -253,6 +254,22 @@ async def test_a_call_that_lands_late_and_is_refused_says_so_in_its_row(
 
     assert tried(read_ledger(tmp_path), "process_payment", "1") == ["OrderVoided"]
     assert read_ledger(tmp_path).charges == ()
+
+
+def test_waiting_for_a_lock_is_part_of_the_time_after_which_a_slow_call_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "CALL_TIMEOUT_SECONDS", 1.0)
+    with shop_with(tmp_path, "process_payment:slow(0.8)") as shop:
+        holder = sqlite3.connect(tmp_path / "payments.sqlite3", isolation_level=None, check_same_thread=False)
+        holder.execute("BEGIN IMMEDIATE")
+        threading.Timer(0.5, holder.rollback).start()
+        begin = time.monotonic()
+        with pytest.raises(ReplyLost):
+            call(shop, "process_payment", make_order())
+
+        assert time.monotonic() - begin < 1.2
+    holder.close()
 
 
 def test_a_client_gives_up_after_three_seconds() -> None:

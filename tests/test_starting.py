@@ -284,3 +284,18 @@ async def test_an_order_that_another_starter_has_brought_to_its_end_meanwhile_is
     assert outcome.status is Status.COMPLETED
     assert [attempt.outcome for attempt in stage.ledger().attempts] == ["ok"] * 4
     assert runs.count("COMPLETED") == 1
+
+
+async def test_a_run_with_other_content_that_took_the_place_of_an_order_is_not_taken_for_it(
+    stage: Stage, counter: Callable[[str], Shop], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    waiting = asyncio.create_task(run_order(stage.client, ORDER, wait=True))
+    await wait_until(lambda: "order 1: started " in caplog.text, "it is open")
+
+    other = json.dumps(asdict(replace(ORDER, customer_id="grace")))
+    await start_by_command(stage, other, "--id-conflict-policy", "TerminateExisting")
+    async with serve(stage.client, counter("")):
+        outcome = await asyncio.wait_for(waiting, 30)
+
+    assert outcome == Outcome("1", Status.UNKNOWN, "order-1 runs or ran with other content; it was left alone")

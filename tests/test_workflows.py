@@ -17,7 +17,7 @@ from temporalio.exceptions import ApplicationError
 from test_cancellation import Counter, Handle, Hold, assert_nothing_held, open_counter
 
 import workflows
-from comparison.stage.processes import Server
+from comparison.stage.processes import Server, wait_until
 from shop.errors import OrderConflict, OutOfStock, PaymentDeclined, Refusal, ShopError, UnknownCustomer
 from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
 from shop.orders import Order, Status
@@ -191,3 +191,23 @@ def test_a_retry_policy_is_as_the_table_of_the_steps_says(name: str, policy: Ret
 
 def test_an_attempt_takes_five_seconds_at_most() -> None:
     assert timedelta(seconds=5) == workflows.ATTEMPT_TIMEOUT
+
+
+@pytest.mark.parametrize(("call", "activity_id"), [("refund_payment", 6), ("note_unsent", 5)])
+async def test_a_call_that_an_order_cannot_end_without_and_that_is_failed_by_hand_leaves_it_unknown(
+    call: str, activity_id: int, counter: Counter
+) -> None:
+    order, hold = make_order(f"by-hand-{call}"), Hold(step=call)
+    road = ROADS[call][0]
+    counter.plans[order.order_id] = FaultPlan((*answers(**road).planned, *hold.plan().planned))
+    handle = await counter.start(order, counter.plans[order.order_id])
+    await wait_until(hold.reached.is_set, "it is under way")
+
+    await counter.stage.client.get_async_activity_handle(
+        workflow_id=handle.id, run_id=handle.result_run_id, activity_id=str(activity_id)
+    ).fail(ApplicationError("by an operator", non_retryable=True))
+    end = await counter.end_of(handle, order)
+    hold.released.set()
+
+    assert end == (Status.UNKNOWN, WorkflowExecutionStatus.FAILED)
+    assert await handle.query(OrderWorkflow.status) == "unknown"

@@ -80,7 +80,7 @@ class Attempts:
             with suppress(ShopError):  # Nobody waits for the answer; the attempt's row has it.
                 carry_out(deadline + fault.seconds)
 
-        if fault.seconds < storage.CALL_TIMEOUT_SECONDS:
+        if time.monotonic() + fault.seconds < deadline:
             return carry_out(deadline)
         try:
             threading.Thread(target=arrive_late, daemon=True).start()

@@ -27,6 +27,8 @@ class Results:
         """Print the line of one order. A reader that has left (`| head`) is no problem."""
         with self._one_line:
             self.outcomes.append(outcome)
+            if sys.stdout is None:  # by `>&-`
+                self._problem = "it is closed"
             try:
                 # In one piece: a process that is killed in between must not leave a line without its end.
                 print(f"{outcome.as_line()}\n", end="", flush=True)
@@ -48,6 +50,7 @@ def run_program(name: str, main: Callable[[], int]) -> int:
 
     Interrupted before any order was begun, it says so and returns 2, as after any other start that came to nothing.
     """
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # closed by `2>&-`; as long as the process
     try:
         try:
             status = main()

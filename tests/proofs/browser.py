@@ -72,8 +72,10 @@ def browser(directory: Path, width: int, height: int) -> Iterator[Browser]:
         arguments = [*OPTIONS, *QUIET, f"--user-data-dir={directory / 'profile'}", f"--window-size={width},{height}"]
         capabilities = {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}
         session = _send(f"{address}/session", {"capabilities": capabilities})["sessionId"]
-        yield Browser(f"{address}/session/{session}")
-        _send(f"{address}/session/{session}", method="DELETE")
+        try:
+            yield Browser(f"{address}/session/{session}")
+        finally:  # else the browser would outlive its driver
+            _send(f"{address}/session/{session}", method="DELETE")
     finally:
         driver.terminate()
         driver.wait()

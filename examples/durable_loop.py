@@ -11,6 +11,7 @@ docs/fairness.md.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.shop import Shop
 from shop.stores.storage import Connection, Database, open_database
+from shop.terminal.batch import outcome_of
 from shop.terminal.options import add_shop_arguments, read_shop_options
 from shop.terminal.streams import Results, run_program
 
@@ -133,7 +135,8 @@ def work(shop: Shop, table: OrderTable) -> int:
             continue
         order, runs = claimed
         with table.renewed(order):
-            outcome = process_order(shop, order) if runs <= MAXIMUM_RUNS else give_up(shop, order)
+            process = process_order if runs <= MAXIMUM_RUNS else give_up
+            outcome = outcome_of(order, functools.partial(process, shop))
         # Left half-done, it is run again when its lease has run out. If giving up fails, too, a person must act.
         if outcome.status is not Status.UNKNOWN or runs > MAXIMUM_RUNS:
             table.close(order)

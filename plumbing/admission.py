@@ -145,4 +145,4 @@ def _keeps(sent: Any, kept: Any) -> bool:  # Any: JSON
         return all(_keeps(sent[name], kept[name]) for name in sent.keys() & kept.keys())
     if isinstance(sent, list) and isinstance(kept, list):
         return all(map(_keeps, sent, kept))
-    return not isinstance(kept, int) or type(sent) in (type(kept), str)
+    return not isinstance(kept, int) or type(sent) is type(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from conftest import make_order, write_orders
 from comparison.judge.audit import audit
 from comparison.judge.command import parse_outcome
 from comparison.stage.processes import ROOT, clean_environment
+from examples import durable_loop
 from examples.durable_loop import give_up
+from order_processor import process_order
 from shop.ledger import read_ledger
-from shop.orders import Status
+from shop.orders import Order, Outcome, Status
 from shop.shop import Shop
+from shop.stores.storage import open_database
 
 KILLED = -9
 TIMEOUT_SECONDS = 100
@@ -115,3 +119,21 @@ def test_bad_input_is_refused_whole(tmp_path: Path) -> None:
 
     assert (status, printed) == (2, "")
     assert run(tmp_path, "work") == (0, "")
+
+
+def test_a_bug_stops_neither_the_worker_nor_the_other_orders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def process(shop: Shop, order: Order) -> Outcome:
+        return process_order(shop, order) if order.order_id == "2" else process_order(shop, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(durable_loop, "process_order", process)
+    monkeypatch.setattr(durable_loop, "LEASE_SECONDS", 0.1)
+    table = durable_loop.OrderTable(open_database(tmp_path, "orders", durable_loop.SCHEMA))
+    durable_loop.accept_all([make_order("1"), make_order("2")], table)
+
+    with closing(Shop(tmp_path)) as shop:
+        durable_loop.work(shop, table)
+
+    ended = {line.split("\t")[0]: line.split("\t")[1] for line in capsys.readouterr().out.splitlines()[2:]}
+    assert ended == {"2": "completed", "1": "failed"}

@@ -31,7 +31,7 @@ def run_batch(orders: Sequence[Order], concurrency: int, process_order: Callable
             if stopping.is_set():
                 results.print(Outcome(order.order_id, Status.UNKNOWN, "interrupted before it was begun"))
             else:
-                results.print(_ended(order, process_order))
+                results.print(outcome_of(order, process_order))
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, stop)
@@ -47,7 +47,8 @@ def run_batch(orders: Sequence[Order], concurrency: int, process_order: Callable
     return results
 
 
-def _ended(order: Order, process_order: Callable[[Order], Outcome]) -> Outcome:
+def outcome_of(order: Order, process_order: Callable[[Order], Outcome]) -> Outcome:
+    """Process one order; a bug leaves it `unknown`, with its traceback in the log."""
     try:
         return process_order(order)
     except Exception as error:  # A bug ends this order only, not the others.

@@ -76,14 +76,14 @@ async def _refuse_another(client: Client, run: Any, argument: object, first_run:
     started = event.workflow_execution_started_event_attributes
     if started.cron_schedule:
         raise IdTaken(f"{first_run.id} runs on a cron schedule, and so has no end; it was left alone")
-    # As `Client.start_workflow` finds the name; there is no public way.
-    workflow_type, _ = workflow._Definition.get_name_and_result_type(run)
+    # As `Client.start_workflow` finds it; there is no public way.
+    declared = workflow._Definition.must_from_run_fn(run)
     context = WorkflowSerializationContext(client.namespace, first_run.id)
     try:
-        sent = await client.data_converter.with_context(context).decode(started.input.payloads, [type(argument)])
+        sent = await client.data_converter.with_context(context).decode(started.input.payloads, declared.arg_types)
     except Exception:  # It is no such argument, for which a converter may raise any error.
         sent = []
-    if sent != [argument] or started.workflow_type.name != workflow_type:
+    if sent != [argument] or started.workflow_type.name != declared.name:
         raise IdTaken(f"{first_run.id} runs or ran with other content; it was left alone")
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order
+from temporalio import workflow
+from temporalio.api.enums.v1 import WorkflowExecutionStatus
 from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 from temporalio.client import Client
 from test_cancellation import Hold, attempts_of, end_of, serve, start
@@ -19,14 +21,23 @@ from test_cancellation import Hold, attempts_of, end_of, serve, start
 import plumbing.starting
 from comparison.stage.processes import Server, wait_until
 from plumbing.connection import add_search_attribute
-from plumbing.starting import saying_what_for, what_for
+from plumbing.starting import IdTaken, saying_what_for, start_once, what_for
 from run_workflow import run_order
 from shop.faults import parse_faults
-from shop.orders import Outcome, Status
+from shop.orders import Order, Outcome, Status
 from shop.shop import Shop
 from workflows import ORDER_STATUS, TASK_QUEUE
 
 ORDER = make_order()
+
+
+@workflow.defn
+class ParcelsWorkflow:
+    @workflow.run
+    async def run(self, parcels: list[Order]) -> None:
+        """Take any number."""
+
+
 NOBODY = f"no worker listens on task queue {TASK_QUEUE}, or all are busy"
 
 
@@ -61,6 +72,18 @@ async def counter(stage: Stage) -> AsyncIterator[Callable[[str], Shop]]:
     yield open_shop
     for shop in opened:
         shop.close()
+
+
+async def test_a_list_of_what_another_workflow_takes_is_compared_as_it_was_declared(stage: Stage) -> None:
+    async def start(parcels: list[Order]) -> int | None:
+        options = {"id": "parcels", "task_queue": "nobody's"}
+        return (await start_once(stage.client, ParcelsWorkflow.run, parcels, **options))[1]
+
+    first, again = await start([ORDER]), await start([ORDER])
+
+    assert (first, again) == (None, WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING)
+    with pytest.raises(IdTaken, match="other content"):
+        await start([ORDER, ORDER])
 
 
 async def test_an_order_that_another_client_started_is_attached_to(

@@ -28,15 +28,20 @@ SETTINGS = (
     "--ui-disable-news-fetch",
     "--log-level=error",
 )
+ANSWER_SECONDS = 10.0
 
 
 def find_temporal() -> str:
     """Return the path of the `temporal` program, the one beside this Python first; exit with 1 if it is too old."""
     path = shutil.which("temporal", path=os.path.dirname(sys.executable)) or shutil.which("temporal") or "temporal"
-    # By a shell: it has an answer also if there is no such program, or none that can run.
-    asked = subprocess.run(["sh", "-c", '"$0" --version 2>&1', path], capture_output=True, text=True, errors="replace")
-    if not re.search(r"temporal version ([2-9]|1\.(9|\d\d))", asked.stdout):  # as in pyproject.toml
+    try:
+        asked = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
+        )
         found = asked.stdout.strip()[:80]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        found = str(error)
+    if not re.search(r"temporal version ([2-9]|1\.(9|\d\d))", found):  # as in pyproject.toml
         sys.exit(f"run_server: needs the Temporal CLI, version 1.9 or newer, not {found!r}; `make server` brings it")
     return path
 

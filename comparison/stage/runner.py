@@ -63,6 +63,11 @@ class Row:
     temporal: Cell
 
     @property
+    def versions(self) -> dict[str, Cell]:
+        """Return the cells of the versions that a time line shows, by name."""
+        return {"script": self.script, "Temporal": self.temporal}
+
+    @property
     def is_as_expected(self) -> bool:
         """Tell whether every cell ends as the scenario says, and every planned fault struck."""
         rerun = self.script_rerun and self.script_rerun.endings

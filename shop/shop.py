@@ -33,7 +33,7 @@ class Shop:
         def service(name: str, schema: str) -> tuple[Database, Attempts, IdempotencyKeys]:
             database = open_database(location, name, schema + keys.SCHEMA + attempts.SCHEMA)
             self.databases.append(database)
-            return database, Attempts(database, plan), idempotency_keys
+            return database, Attempts(name, database, plan), idempotency_keys
 
         self.inventory = Inventory(*service("inventory", stock.SCHEMA + inventory.SCHEMA))
         self.payments = Payments(*service("payments", payments.SCHEMA))

@@ -99,7 +99,7 @@ async def test_each_attempt_is_logged_a_failed_one_in_one_line_more_and_nothing_
     assert outcome.status is Status.REJECTED
     assert [line.split(" ", 3)[3] for line in log.splitlines() if ": attempt" in line] == [
         "order 1: validate_inventory: attempt 1",
-        "order-1: validate_inventory: attempt 1 failed: ServiceUnavailable: the service is unavailable",
+        "order-1: validate_inventory: attempt 1 failed: ServiceUnavailable: the service is unavailable (inventory)",
         "order 1: validate_inventory: attempt 2",
         "order 1: process_payment: attempt 1",
         "order 1: void_charge: attempt 1",

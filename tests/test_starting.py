@@ -189,7 +189,7 @@ async def test_who_waits_is_told_what_for_whatever_it_is(stage: Stage, counter: 
 
     assert told[0] == NOBODY
     assert told[1].startswith("update_inventory, attempt ")
-    assert told[1].endswith(": the service is unavailable")
+    assert told[1].endswith(": the service is unavailable (inventory)")
     assert told[2].endswith(f": {NOBODY}")
 
 

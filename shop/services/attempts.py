@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal, TypeVar
 
-from shop.errors import ReplyLost, ServiceUnavailable, ShopError, TransientError
+from shop.errors import ConstraintViolated, ReplyLost, ServiceUnavailable, ShopError, TransientError
 from shop.faults import FaultPlan, Step
 from shop.stores import storage
 from shop.stores.storage import Connection, Database
@@ -43,6 +43,7 @@ class Attempts:
     Stands for the client of a real service: it gives up a call after `storage.CALL_TIMEOUT_SECONDS`.
     """
 
+    service: str
     database: Database
     faults: FaultPlan
 
@@ -61,10 +62,16 @@ class Attempts:
         `send` takes its deadline, on the clock of `time.monotonic`.
 
         Raises:
-            ShopError: what the effect or the fault raises, recorded first.
+            ShopError: what the effect or the fault raises, recorded first; its message names the service.
             ServiceUnavailable: if the call was never sent.
             ReplyLost: if the answer comes too late, or if the effect is there, but that it is cannot be recorded.
         """
+        try:
+            return self._call(step, order_id, send)
+        except (TransientError, ConstraintViolated) as error:
+            raise type(error)(f"{error} ({self.service})") from error
+
+    def _call(self, step: Step | SettleStep, order_id: str, send: Callable[[float], T]) -> T:
         deadline = time.monotonic() + storage.CALL_TIMEOUT_SECONDS
         number = self._start(step, order_id, deadline)
         fault = self.faults.fault_for(step, order_id, number)

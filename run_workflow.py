@@ -29,7 +29,7 @@ from plumbing.starting import OPEN, IdTaken, result_of, saying_what_for, start_o
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.terminal.streams import Results, run_program
-from workflows import CONFLICT, HALF_DONE, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
+from workflows import CONFLICT, GIVEN_BACK, HALF_DONE, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 MAX_CONCURRENCY = 256
 # What somebody wants to look at afterwards: the starter prints a link to all of them.
@@ -57,17 +57,19 @@ async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
                 return Outcome(order.order_id, Status.STARTED, handle.id)
             return await result_of(client, OrderWorkflow.run, order, handle)
     except WorkflowFailureError as error:
-        return not_completed(order, error.cause)
+        return await not_completed(client, order, error.cause)
     except IdTaken as error:
         return Outcome(order.order_id, Status.UNKNOWN, str(error))
     except RPCError as error:
         return Outcome(order.order_id, Status.UNKNOWN, f"the server refuses: {error.message}")
 
 
-def not_completed(order: Order, cause: BaseException) -> Outcome:
+async def not_completed(client: Client, order: Order, cause: BaseException) -> Outcome:
     """Put how a workflow closed without a result into the words of both versions."""
     if isinstance(cause, CancelledError):
-        return Outcome(order.order_id, Status.CANCELLED, "cancelled before its stock was taken")
+        closed = await client.get_workflow_handle(workflow_id_for(order.order_id)).describe()
+        given_back = await closed.memo_value(GIVEN_BACK, "it holds nothing")
+        return Outcome(order.order_id, Status.CANCELLED, f"cancelled before its stock was taken; {given_back}")
     if isinstance(cause, ApplicationError):
         status = Status.UNKNOWN if cause.type in (CONFLICT, HALF_DONE) else Status.FAILED
         return Outcome(order.order_id, status, cause.message)

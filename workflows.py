@@ -24,7 +24,7 @@ ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 # The query and the UI's details tell every step. The search attribute tells only these two, and how the order ended:
 # each write of it costs about 4 % of an order.
 SEARCHABLE_STEPS = (Steps.update_inventory, Steps.void_charge)
-ORDER_FAILED, HALF_DONE = "OrderFailed", "HalfDone"
+ORDER_FAILED, HALF_DONE, GIVEN_BACK = "OrderFailed", "HalfDone", "given_back"
 
 # The shop's errors, as `activities.step` names them. After these, another attempt gets the same answer.
 CONFLICT, VOIDED = OrderConflict.__name__, OrderVoided.__name__
@@ -60,6 +60,7 @@ class OrderWorkflow:
     def __init__(self) -> None:
         """Begin before the first step."""
         self._status = "started"
+        self._given_back = "nothing was charged"
 
     @workflow.run
     async def run(self, order: Order) -> Outcome:
@@ -110,6 +111,7 @@ class OrderWorkflow:
                 if await self._retry_or_alarm(Steps.void_sale, order):
                     return transaction_id
                 await self._retry_or_alarm(Steps.refund_payment, order)
+                self._given_back = f"{order.total} refunded"
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
@@ -128,7 +130,8 @@ class OrderWorkflow:
         """Return the outcome of an order that was refused, and raise that of one that was given up or cancelled."""
         error_type, reason = error_type_of(error), reason_of(error)
         if is_cancelled_exception(error):
-            self._publish(Status.CANCELLED.value, reason)
+            self._publish(Status.CANCELLED.value, self._given_back)
+            workflow.upsert_memo({GIVEN_BACK: self._given_back})  # a workflow that closes so has no result
             raise error
         if error_type in (REFUSED, VOIDED):
             self._publish(Status.REJECTED.value, reason)

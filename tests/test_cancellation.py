@@ -114,7 +114,7 @@ async def end_of(client: Client, handle: Handle, order: Order) -> End:
     try:
         outcome = await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)
     except WorkflowFailureError as error:
-        outcome = not_completed(order, error.cause)
+        outcome = await not_completed(client, order, error.cause)
     return outcome.status, (await handle.describe()).status
 
 

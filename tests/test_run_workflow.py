@@ -295,7 +295,10 @@ async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage, ca
     async with serving(stage):
         outcome = await running
 
-    assert outcome.status is Status.CANCELLED
+    assert (outcome.status, outcome.detail) == (
+        Status.CANCELLED,
+        "cancelled before its stock was taken; nothing was charged",
+    )
     assert (stage.ledger().charges, stage.ledger().sales) == ((), ())
     assert "Traceback" not in caplog.text
 

@@ -97,7 +97,7 @@ async def test_a_payment_that_is_retried_shows_the_number_of_its_attempt_and_the
 
     assert seen == ("process_payment", None, "**process_payment**")
     assert details == "**process_payment**"
-    assert (pending.attempt, pending.last_failure.message) == (2, "the service is unavailable")
+    assert (pending.attempt, pending.last_failure.message) == (2, "the service is unavailable (payments)")
 
 
 # What an order that ends in this way writes to the search attribute, and what its details say in the end.
@@ -106,7 +106,7 @@ ENDS = {
     "unsent": (["update_inventory", "completed"], "no confirmation is known to have been sent: UnknownCustomer"),
     "rejected": (["void_charge", "rejected"], "PaymentDeclined: the bank declined"),
     "failed": (["void_charge", "failed"], "ServiceUnavailable: the service is unavailable"),
-    "cancelled": (["update_inventory", "void_charge", "cancelled"], "cancelled"),
+    "cancelled": (["update_inventory", "void_charge", "cancelled"], "43.90 USD refunded"),
     "too-late": (["update_inventory", "void_charge", "completed"], "txn_"),
     "conflict": (["unknown"], "OrderConflict: order conflict was here before"),
 }

@@ -120,7 +120,7 @@ def run(environment: WorkflowEnvironment, tmp_path: Path) -> RunOrder:
             try:
                 outcome = await asyncio.wait_for(handle.result(), MAX_TEST_SECONDS)
             except WorkflowFailureError as error:
-                outcome = not_completed(order, error.cause)
+                outcome = await not_completed(client, order, error.cause)
         ledger = read_ledger(shop.location)
         shop.close()
         return Run(outcome, await duration(handle), ledger, times)

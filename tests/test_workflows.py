@@ -110,7 +110,7 @@ async def test_an_order_that_failed_is_not_run_again_by_a_clients_retry_policy(c
 
     failure = await failure_after_one_run(handle)
 
-    assert failure == ("OrderFailed", "ServiceUnavailable: the service is unavailable")
+    assert failure == ("OrderFailed", "ServiceUnavailable: the service is unavailable (inventory)")
     assert len(counter.attempts(order, "validate_inventory")) == FEW_ATTEMPTS.maximum_attempts
     assert_nothing_held(counter.ledger(), order)
 

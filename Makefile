@@ -56,5 +56,6 @@ lock: $(INSTALLED)  ## Resolve requirements.lock again, and the part of it that 
 $(INSTALLED): requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear .venv
+	@echo 'Installing the locked packages into .venv, once: about half a minute.'
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $(INSTALLED)

@@ -14,7 +14,7 @@ from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.folders import in_own_folder, interruption, make_progress, new_file
 from comparison.stage.runner import Row, run_scenarios, running_server
 from comparison.table import make_json, make_markdown, make_table, summary
-from comparison.timeline import print_timeline
+from comparison.timeline import end_of, print_timeline
 
 # The rows whose workflows are worth a look in the UI.
 TELLING = ("killed-after-charge", "input-gone", "mail-down")
@@ -45,9 +45,20 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
     with make_progress() as progress:
         if not progress.disable and len(scenarios) > 1:
             progress.console.print(f"{len(scenarios)} scenarios in both versions: about a minute. Ctrl-C ends it.")
-        task = progress.add_task("scenarios", total=len(scenarios))
+        task, running = progress.add_task("starting a server", total=len(scenarios)), list[str]()
+
+        def begun(scenario: Scenario) -> None:
+            running.append(scenario.name)
+            progress.update(task, description=f"running {len(running)}, the last one {scenario.name}")
+
+        def done(row: Row) -> None:
+            running.remove(row.scenario.name)
+            ends = "; ".join(f"{version}: {end_of(cell)}" for version, cell in row.versions.items())
+            progress.console.print(f"[bold]{row.scenario.title}[/]. {ends}", highlight=False)
+            progress.advance(task)
+
         async with running_server(directory / "server") as server:
-            rows = await run_scenarios(scenarios, directory, server, done=lambda: progress.advance(task))
+            rows = await run_scenarios(scenarios, directory, server, begun=begun, done=done)
             progress.stop()
             _report(rows, arguments)
             if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.svg):

@@ -12,11 +12,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.worker import Worker
 
-from comparison.stage.processes import ROOT, clean_environment, free_port, wait_until
+from comparison.stage.processes import ROOT, Server, clean_environment, free_port, wait_until
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"
@@ -27,9 +31,13 @@ SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
 COSTS = "docs/cost.svg"
 MAX_README_LINES, MAX_README_WORDS = 150, 1_300
 
-CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Commands and what they print: after a prompt, or, to be pasted as they stand, in two blocks.
+CONSOLE = re.compile(
+    r"^```console\n(?P<session>.*?)^```$|^```sh\n(?P<commands>python .*?)^```$(?:\n\n```text\n(?P<printed>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
 # What is carried out on the copy, in order: commands are pasted, a change to the code is applied.
-CARRIED_OUT = re.compile(r"^```(console|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CARRIED_OUT = re.compile(rf"{CONSOLE.pattern}|^```diff\n(?P<diff>.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a command prints as Markdown, between two comments.
 INCLUDED = re.compile(r"<!-- (python [^>]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 SYMBOL_LINK = re.compile(r"\[`(\w+)`\]\(([\w./-]+\.py)\)")
@@ -148,20 +156,29 @@ async def pasted(text: str, directory: Path, *, leave_slow: bool) -> str:
     try:
         await terminals.paste("python run_server.py")
         blocks = []
-        for kind, block in CARRIED_OUT.findall(text):
-            if kind == "diff":
-                apply_diff(directory, block)
-                continue
-            if leave_slow and block.startswith(SLOW):
-                blocks.append(block)
-                continue
-            commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
-            blocks.append("".join([f"$ {command}\n{await terminals.paste(command)}" for command in commands]))
-            blocks[-1] = blocks[-1].replace(f"127.0.0.1:{terminals.port + 1000}", "localhost:8233")
+        for block in CARRIED_OUT.finditer(text):
+            if block["diff"]:
+                apply_diff(directory, block["diff"])
+            elif leave_slow and (block["session"] or "").startswith(SLOW):
+                blocks.append(block[0])
+            else:
+                blocks.append(await _pasted_block(block, terminals))
     finally:
         await terminals.close()
     remaining = iter(blocks)
-    return CONSOLE.sub(lambda match: f"```console\n{next(remaining)}```", text)
+    return CONSOLE.sub(lambda match: next(remaining), text)
+
+
+async def _pasted_block(block: re.Match[str], terminals: Terminals) -> str:
+    """Return a block as it is when its commands are pasted."""
+    if block["session"]:
+        commands = [line[2:] for line in block["session"].splitlines() if line.startswith("$ ")]
+        now = "".join([f"$ {command}\n{await terminals.paste(command)}" for command in commands])
+        now = f"```console\n{now}```"
+    else:
+        printed = "".join([await terminals.paste(command) for command in block["commands"].splitlines()])
+        now = f"```sh\n{block['commands']}```" + (f"\n\n```text\n{printed}```" if block["printed"] else "")
+    return now.replace(f"127.0.0.1:{terminals.port + 1000}", "localhost:8233")
 
 
 def printed_by(command: str) -> str:
@@ -192,8 +209,8 @@ async def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: 
 
     now = await pasted(text, tmp_path, leave_slow=True)
 
-    assert [normalized(block) for block in CONSOLE.findall(now)] == [
-        normalized(block) for block in CONSOLE.findall(text)
+    assert [normalized(block[0]) for block in CONSOLE.finditer(now)] == [
+        normalized(block[0]) for block in CONSOLE.finditer(text)
     ]
 
 
@@ -236,10 +253,36 @@ def test_the_readme_is_read_in_one_sitting() -> None:
     assert len(text.split()) <= MAX_README_WORDS
 
 
+def test_the_milliseconds_of_the_readme_stand_in_its_picture() -> None:
+    (sentence,) = re.findall(r"one order takes [^.]+\.", (ROOT / "README.md").read_text())
+    figures = re.findall(r"[\d.]+\d", sentence)
+
+    assert len(figures) == 2
+    for figure in figures:
+        assert re.search(rf">{figure}[ <]", (ROOT / COSTS).read_text()), figure
+
+
+async def test_the_standalone_activity_of_the_readme_is_carried_out(server: Server) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    mailed = []
+
+    @activity.defn
+    async def send_mail(customer: str) -> None:
+        mailed.append(customer)
+
+    names = {"Client": Client, "timedelta": timedelta, "send_mail": send_mail}
+    lines = code.replace("localhost:7233", server.address).splitlines()
+    exec("async def run():\n" + "".join(f"    {line}\n" for line in lines), names)
+    async with Worker(await Client.connect(server.address), task_queue="mail", activities=[send_mail]):
+        await names["run"]()  # type: ignore[operator]  # made by exec
+
+    assert mailed == ["ada"]
+
+
 def test_every_block_is_pasted_or_of_a_known_kind() -> None:
     kinds = {kind for page in PAGES for kind in re.findall(r"^```(\w+)", page.read_text(), re.MULTILINE)}
 
-    # `sh` are commands that stay in the foreground or install; CI runs them. `diff` is applied by test_contributing.
+    # Of `sh`, the commands that install are CI's. `diff` is applied by test_contributing.
     assert kinds <= {"console", "sh", "mermaid", "python", "diff", "text"}
 
 

@@ -118,7 +118,9 @@ class Terminals:
             )
         ready = {"run_server.py": "Temporal UI:", "run_worker.py": "watch it at"}[program]
         await wait_until(lambda: ready in log.read_text(), f"{command} is up")
-        lines = [line for line in log.read_text().splitlines(keepends=True) if "INFO" in line]
+        # What comes after it, an attempt perhaps, is not part of a page.
+        before, marker, after = log.read_text().partition(ready)
+        lines = [f"{before}{marker}{after.partition(chr(10))[0]}\n"] if "INFO" in before else []
         return "".join(lines).replace(f"{self.directory}/", "")
 
     async def _stop(self, program: str) -> None:

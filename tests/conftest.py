@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -11,15 +12,22 @@ from pathlib import Path
 
 import pytest
 from postgres_server import FOLDERS, PostgresServer
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.converter import DataConverter
+from temporalio.testing import WorkflowEnvironment
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from comparison.stage.processes import Program, Server, Worker
+from plumbing.admission import StrictPayloadConverter
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Order
 from shop.shop import Shop
 from shop.stores.location import Location, PostgresUrl
+from workflows import ORDER_STATUS
 
+TEST_SERVER = str(Path(sys.executable).parent / "temporal-test-server")
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # These keep both cores busy on their own: one after the other, in the same process.
@@ -190,3 +198,20 @@ async def own_server(tmp_path: Path) -> AsyncIterator[Server]:
     await running.start()
     yield running
     await running.kill()
+
+
+@pytest.fixture
+async def environment() -> AsyncIterator[WorkflowEnvironment]:
+    """Run a server that skips time, for one test."""
+    async with await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=TEST_SERVER,
+        data_converter=replace(DataConverter.default, payload_converter_class=StrictPayloadConverter),
+    ) as started:
+        # An order hangs on a server that does not know the attribute.
+        await started.client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=started.client.namespace,
+                search_attributes={ORDER_STATUS.name: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD},
+            )
+        )
+        yield started

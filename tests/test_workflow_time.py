@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,18 +12,15 @@ from typing import Any
 import pytest
 from conftest import make_order
 from temporalio import activity, workflow
-from temporalio.api.enums.v1 import EventType, IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy
-from temporalio.converter import DataConverter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 from test_cancellation import (
-    Handle,
     assert_done_once,
     assert_nothing_held,
     attempts_of,
@@ -35,7 +31,6 @@ from test_cancellation import (
 
 import workflows
 from comparison.stage.processes import POLL_SECONDS
-from plumbing.admission import StrictPayloadConverter
 from run_workflow import not_completed
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
@@ -44,14 +39,12 @@ from shop.shop import Shop
 from workflows import (
     CONFIRMATION_RETRIES,
     FEW_ATTEMPTS,
-    ORDER_STATUS,
     TASK_QUEUE,
     UNTIL_DONE,
     UNTIL_UNDONE,
     OrderWorkflow,
 )
 
-TEST_SERVER = Path(sys.executable).parent / "temporal-test-server"
 # Of real time: what is here to show is that hours of the server's time pass in it.
 MAX_TEST_SECONDS = 60.0
 
@@ -92,23 +85,6 @@ class Run:
 
 
 RunOrder = Callable[..., Awaitable[Run]]
-
-
-@pytest.fixture
-async def environment() -> AsyncIterator[WorkflowEnvironment]:
-    """Run a server that skips time, for one test."""
-    async with await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=str(TEST_SERVER),
-        data_converter=replace(DataConverter.default, payload_converter_class=StrictPayloadConverter),
-    ) as started:
-        # An order hangs on a server that does not know the attribute.
-        await started.client.operator_service.add_search_attributes(
-            AddSearchAttributesRequest(
-                namespace=started.client.namespace,
-                search_attributes={ORDER_STATUS.name: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD},
-            )
-        )
-        yield started
 
 
 @pytest.fixture
@@ -154,7 +130,7 @@ async def skip(environment: WorkflowEnvironment, time: timedelta) -> None:
     await environment.client.test_service.lock_time_skipping(LockTimeSkippingRequest())
 
 
-async def duration(handle: Handle) -> timedelta:
+async def duration(handle: WorkflowHandle[Any, Any]) -> timedelta:
     """Return the time from the first event of a workflow to its last."""
     events = (await handle.fetch_history()).events
     assert events[0].event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED

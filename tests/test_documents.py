@@ -24,7 +24,12 @@ from comparison.stage.processes import ROOT, Server, clean_environment, free_por
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"
-SERVICES = ("python run_server.py", "python run_worker.py")
+# They stay in the background. Each is up when its log says so, and they are stopped in this order.
+SERVICES = {
+    "python -m examples.large_order": "serving",
+    "python run_worker.py": "watch it at",
+    "python run_server.py": "Temporal UI:",
+}
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
 SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
@@ -81,8 +86,9 @@ class Terminals:
 
     async def paste(self, command: str) -> str:
         """Run one command and return what it prints; of a service, what it prints until it is up."""
-        if command.startswith(SERVICES):
-            return await self._start(command)
+        for service in SERVICES:
+            if command.startswith(service):
+                return await self._start(service, command)
         done = await asyncio.to_thread(
             subprocess.run,
             command,
@@ -100,15 +106,14 @@ class Terminals:
         shown = re.sub(r"^/bin/bash: line 1: +\d+ Killed.*$", "Killed", done.stdout, flags=re.MULTILINE)
         return shown.replace(f"{self.directory}/", "") + killed
 
-    async def _start(self, command: str) -> str:
-        program = command.split()[1]
-        await self._stop(program)
-        if program == "run_server.py":
+    async def _start(self, service: str, command: str) -> str:
+        await self._stop(service)
+        if "run_server" in service:
             command += f" --port {self.port}"
-        log = self.directory / f"{program}.log"
+        log = self.directory / f"{service.split()[-1]}.log"
         with log.open("wb") as output:
             # exec: a signal has to reach the program, not a shell before it.
-            self.services[program] = subprocess.Popen(
+            self.services[service] = subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
                 cwd=self.directory,
                 env=self.environment,
@@ -116,24 +121,24 @@ class Terminals:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        ready = {"run_server.py": "Temporal UI:", "run_worker.py": "watch it at"}[program]
+        ready = SERVICES[service]
         await wait_until(lambda: ready in log.read_text(), f"{command} is up")
         # What comes after it, an attempt perhaps, is not part of a page.
         before, marker, after = log.read_text().partition(ready)
         lines = [f"{before}{marker}{after.partition(chr(10))[0]}\n"] if "INFO" in before else []
         return "".join(lines).replace(f"{self.directory}/", "")
 
-    async def _stop(self, program: str) -> None:
-        service = self.services.pop(program, None)
-        if service:
-            if "crash" not in str(service.args):
-                service.terminate()
-            await asyncio.to_thread(service.wait, 30)
+    async def _stop(self, service: str) -> None:
+        process = self.services.pop(service, None)
+        if process:
+            if "crash" not in str(process.args):
+                process.terminate()
+            await asyncio.to_thread(process.wait, 30)
 
     async def close(self) -> None:
         """Stop what runs in the background."""
-        for program in ("run_worker.py", "run_server.py"):
-            await self._stop(program)
+        for service in SERVICES:
+            await self._stop(service)
 
 
 def copy_tree(directory: Path) -> None:

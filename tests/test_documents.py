@@ -26,10 +26,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"
 # They stay in the background. Each is up when its log says so, and they are stopped in this order.
 SERVICES = {
+    "python -m examples.http_orders": "running on",
     "python -m examples.large_order": "serving",
     "python run_worker.py": "watch it at",
     "python run_server.py": "Temporal UI:",
 }
+HTTP_ADDRESS = "localhost:8080"
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
 SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
@@ -54,6 +56,7 @@ VARIABLE = (
     (re.compile(r"\b\d\d:\d\d:\d\d\.\d{3}\b"), "TIME"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"), "RUN"),
     (re.compile(r"(localhost|127\.0\.0\.1):\d+"), "HOST"),
+    (re.compile(r"process \[\d+\]"), "process PID"),
     (re.compile(r"for the shop in [^;]+"), "for the shop in DATA"),
     (re.compile(r"\b\d+ (second|minute)s? ago"), "AGO"),
     (re.compile(r" +\d+(\.\d+)?( ms|/s| s)?(?=$| |\.)", re.MULTILINE), " N"),
@@ -73,7 +76,7 @@ class Terminals:
     def __init__(self, directory: Path) -> None:
         copy_tree(directory)
         self.directory = directory
-        self.port = free_port()
+        self.port, self.http_port = free_port(), free_port()
         programs = directory / ".programs"
         programs.mkdir()
         (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
@@ -86,6 +89,7 @@ class Terminals:
 
     async def paste(self, command: str) -> str:
         """Run one command and return what it prints; of a service, what it prints until it is up."""
+        command = command.replace(HTTP_ADDRESS, f"localhost:{self.http_port}")
         for service in SERVICES:
             if command.startswith(service):
                 return await self._start(service, command)
@@ -110,6 +114,8 @@ class Terminals:
         await self._stop(service)
         if "run_server" in service:
             command += f" --port {self.port}"
+        if "http_orders" in service:
+            command += f" --port {self.http_port}"
         log = self.directory / f"{service.split()[-1]}.log"
         with log.open("wb") as output:
             # exec: a signal has to reach the program, not a shell before it.
@@ -185,6 +191,7 @@ async def _pasted_block(block: re.Match[str], terminals: Terminals) -> str:
     else:
         printed = "".join([await terminals.paste(command) for command in block["commands"].splitlines()])
         now = f"```sh\n{block['commands']}```" + (f"\n\n```text\n{printed}```" if block["printed"] else "")
+    now = now.replace(f"127.0.0.1:{terminals.http_port}", HTTP_ADDRESS)
     return now.replace(f"127.0.0.1:{terminals.port + 1000}", "localhost:8233")
 
 

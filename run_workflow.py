@@ -57,24 +57,24 @@ async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
                 return Outcome(order.order_id, Status.STARTED, handle.id)
             return await result_of(client, OrderWorkflow.run, order, handle)
     except WorkflowFailureError as error:
-        return await not_completed(client, order, error.cause)
+        return await not_completed(client, order.order_id, error.cause)
     except IdTaken as error:
         return Outcome(order.order_id, Status.UNKNOWN, str(error))
     except RPCError as error:
         return Outcome(order.order_id, Status.UNKNOWN, f"the server refuses: {error.message}")
 
 
-async def not_completed(client: Client, order: Order, cause: BaseException) -> Outcome:
+async def not_completed(client: Client, order_id: str, cause: BaseException) -> Outcome:
     """Put how a workflow closed without a result into the words of both versions."""
     if isinstance(cause, CancelledError):
-        closed = await client.get_workflow_handle(workflow_id_for(order.order_id)).describe()
+        closed = await client.get_workflow_handle(workflow_id_for(order_id)).describe()
         given_back = await closed.memo_value(GIVEN_BACK, "it holds nothing")
-        return Outcome(order.order_id, Status.CANCELLED, f"cancelled before its stock was taken; {given_back}")
+        return Outcome(order_id, Status.CANCELLED, f"cancelled before its stock was taken; {given_back}")
     if isinstance(cause, ApplicationError):
         status = Status.UNKNOWN if cause.type in (CONFLICT, HALF_DONE) else Status.FAILED
-        return Outcome(order.order_id, status, cause.message)
-    advice = f"start it again to take it to its end, or undo it: python -m shop settle {order.order_id}"
-    return Outcome(order.order_id, Status.UNKNOWN, f"{type(cause).__name__}: {cause}; {advice}")
+        return Outcome(order_id, status, cause.message)
+    advice = f"start it again to take it to its end, or undo it: python -m shop settle {order_id}"
+    return Outcome(order_id, Status.UNKNOWN, f"{type(cause).__name__}: {cause}; {advice}")
 
 
 async def run_orders(orders: list[Order], concurrency: int, *, wait: bool) -> int:

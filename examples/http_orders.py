@@ -23,15 +23,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from plumbing.connection import NoConnection, connect
 from plumbing.process import log_to_stderr, run_and_exit
 from plumbing.starting import OPEN, IdTaken, describe, start_once
+from run_workflow import not_completed
 from shop.orders import InvalidOrder, Order, Outcome, Status
 from shop.parsing import MAX_LINE_BYTES
-from workflows import ORDER_FAILED, TASK_QUEUE, OrderWorkflow, workflow_id_for
+from workflows import TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 T = TypeVar("T")
 ANSWER_SECONDS = 1.5  # of the two within which a caller has an answer
@@ -67,16 +67,12 @@ async def show(request: Request) -> JSONResponse:
     async def find(client: Client) -> Outcome:
         if (await describe(client, workflow_id)).workflow_execution_info.status in OPEN:
             return Outcome(order_id, Status.STARTED, workflow_id)
-        return await client.get_workflow_handle_for(OrderWorkflow.run, workflow_id).result()
+        try:
+            return await client.get_workflow_handle_for(OrderWorkflow.run, workflow_id).result()
+        except WorkflowFailureError as error:
+            return await not_completed(client, order_id, error.cause)
 
-    try:
-        outcome = await answer_of(request, find)
-    except WorkflowFailureError as error:
-        has_failed = isinstance(error.cause, ApplicationError) and error.cause.type == ORDER_FAILED
-        is_cancelled = isinstance(error.cause, CancelledError)
-        status = Status.FAILED if has_failed else Status.CANCELLED if is_cancelled else Status.UNKNOWN
-        outcome = Outcome(order_id, status, str(error.cause))
-    return JSONResponse(asdict(outcome))
+    return JSONResponse(asdict(await answer_of(request, find)))
 
 
 async def answer_of(request: Request, ask: Callable[[Client], Awaitable[T]]) -> T:

@@ -114,7 +114,7 @@ async def end_of(client: Client, handle: Handle, order: Order) -> End:
     try:
         outcome = await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)
     except WorkflowFailureError as error:
-        outcome = await not_completed(client, order, error.cause)
+        outcome = await not_completed(client, order.order_id, error.cause)
     return outcome.status, (await handle.describe()).status
 
 

@@ -210,6 +210,7 @@ async def test_an_order_that_was_cancelled_or_terminated_is_shown_as_such_and_a_
 
     assert (terminated.document["status"], again.status) == ("unknown", 202)
     assert [outcome.document["status"] for outcome in outcomes] == ["completed", "cancelled"]
+    assert outcomes[1].document["detail"].endswith("; nothing was charged")
 
 
 async def test_while_the_server_is_dead_there_is_no_answer_but_503_and_after_it_the_same_order_is_accepted_once(

@@ -96,7 +96,7 @@ def run(environment: WorkflowEnvironment, tmp_path: Path) -> RunOrder:
             try:
                 outcome = await asyncio.wait_for(handle.result(), MAX_TEST_SECONDS)
             except WorkflowFailureError as error:
-                outcome = await not_completed(client, order, error.cause)
+                outcome = await not_completed(client, order.order_id, error.cause)
         ledger = read_ledger(shop.location)
         shop.close()
         return Run(outcome, await duration(handle), ledger, times)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from shop.catalogue import CUSTOMERS, PRODUCTS
 from shop.faults import FaultPlan
 from shop.services import attempts, inventory, keys, notifications, payments, stock
@@ -11,7 +13,10 @@ from shop.services.keys import IdempotencyKeys
 from shop.services.notifications import Notifications
 from shop.services.payments import Payments
 from shop.stores.location import Location, name_of
-from shop.stores.storage import Database, open_database
+from shop.stores.storage import Database, is_there, open_database
+
+# A program may keep the orders that it has accepted beside the services, in a database of this name.
+ORDERS = "orders"
 
 
 class Shop:
@@ -64,7 +69,13 @@ class Shop:
         self.payments.refund_or_void(order_id)
 
     def reset(self) -> None:
-        """Delete all orders and stock the built-in catalogue again."""
+        """Delete all orders and stock the built-in catalogue again.
+
+        Accepted orders go first: one that stayed behind as ended would never be worked on in the empty shop.
+        """
+        if is_there(self.location, ORDERS):
+            with closing(open_database(self.location, ORDERS, "")) as orders:
+                orders.clear()
         for database in self.databases:
             database.clear()
         self._stock_if_empty()

@@ -108,7 +108,7 @@ class PostgresServer:
         """Remove the shop, whoever is still connected."""
         with self.connect() as connection:
             connection.execute(DISCONNECT_OTHERS)
-            connection.execute("DROP SCHEMA IF EXISTS inventory, payments, notifications CASCADE")
+            connection.execute("DROP SCHEMA IF EXISTS inventory, payments, notifications, orders CASCADE")
 
     def _serves(self) -> bool:
         try:

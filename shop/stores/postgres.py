@@ -43,6 +43,8 @@ C = TypeVar("C", bound="psycopg.Connection[DictRow]")
 class PostgresDatabase:
     """One schema and a few connections, each used by one thread at a time."""
 
+    clock = "EXTRACT(EPOCH FROM clock_timestamp())"
+
     def __init__(self, location: PostgresUrl, service: str, schema: str, timeout_seconds: float) -> None:
         """Open the schema of a service; make it, with the tables in `schema`, if it has none.
 

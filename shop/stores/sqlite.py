@@ -20,6 +20,8 @@ LOCK_POLL_SECONDS = 0.05
 class SqliteDatabase:
     """One file, one connection, used by one thread at a time. Threads and processes may share the file."""
 
+    clock = "((julianday('now') - 2440587.5) * 86400)"  # `unixepoch('subsec')` needs SQLite 3.42
+
     def __init__(self, path: Path, schema: str, timeout_seconds: float) -> None:
         """Open the file; make it, with `schema`, if it is not there.
 

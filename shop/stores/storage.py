@@ -40,6 +40,10 @@ class Connection(Protocol):
 class Database(Protocol):
     """The database of one service. Threads may share it; processes may open the same one."""
 
+    @property
+    def clock(self) -> str:
+        """Return the SQL for the seconds since 1970 by the clock that all who use the database share."""
+
     def transaction(
         self, order_id: str | None = None, deadline: float | None = None
     ) -> AbstractContextManager[Connection]:

@@ -103,7 +103,7 @@ class Program:
     async def start(self) -> None:
         """Start it, or start it again."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.log.append(LogEntry(time.time(), f"{self.arguments[0]} starts"))
+        self.log.append(LogEntry(time.time(), f"{self.name} starts"))
         with self.output.open("ab") as output, self.errors.open("ab") as errors, self.standard_input.open() as lines:
             self.process = await asyncio.create_subprocess_exec(
                 self.executable,
@@ -115,6 +115,11 @@ class Program:
                 env=self.environment,
             )
         self.started.add(self)
+
+    @property
+    def name(self) -> str:
+        """Return what Python runs: a file, or a module behind `-m`."""
+        return next(argument for argument in self.arguments if argument != "-m")
 
     @property
     def pid(self) -> int:
@@ -137,11 +142,11 @@ class Program:
         try:
             status = await asyncio.wait_for(self.process.wait(), timeout_seconds)
         except asyncio.TimeoutError as error:
-            raise NotInTime(f"waited {timeout_seconds:.0f} s in vain: {self.arguments[0]} ends") from error
+            raise NotInTime(f"waited {timeout_seconds:.0f} s in vain: {self.name} ends") from error
         self.started.discard(self)
         if self.log[-1].status is None:
             how = "killed" if status == -signal.SIGKILL else "ends"
-            self.log.append(LogEntry(time.time(), f"{self.arguments[0]} {how}", status))
+            self.log.append(LogEntry(time.time(), f"{self.name} {how}", status))
         return status
 
     async def run(self, timeout_seconds: float = 90.0) -> int:

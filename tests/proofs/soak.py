@@ -6,9 +6,10 @@ import argparse
 import asyncio
 import functools
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from temporalio.service import RPCError
 
 from comparison.judge.accounts import accounts_of
 from comparison.judge.audit import Violation, audit, judge_files
+from comparison.judge.command import parse_outcome
 from comparison.stage.folders import in_own_folder, make_progress
 from comparison.stage.processes import Program, Server, Worker, clean_environment
 from comparison.stage.runner import keep_running, write_orders
@@ -27,7 +29,9 @@ from shop.catalogue import Product
 from shop.faults import FaultPlan, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
-from shop.shop import Shop
+from shop.shop import ORDERS, Shop
+from shop.stores.location import Location
+from shop.stores.storage import read_only
 from shop.terminal.streams import run_program
 
 from .planted import missed_violations
@@ -43,7 +47,16 @@ WORKERS = 2
 GROUP, PIECES = 4, 2
 MEAN_SECONDS_TO_CANCEL = 2.0
 # How long a process lives on average before it is killed from outside, once it is up.
-MEAN_LIFE_SECONDS = {"run_server.py": 30.0, "run_worker.py": 8.0, "run_workflow.py": 8.0, "order_processor.py": 2.0}
+DURABLE_LOOP = "examples.durable_loop"
+MEAN_LIFE_SECONDS = {
+    "run_server.py": 30.0,
+    "run_worker.py": 8.0,
+    "run_workflow.py": 8.0,
+    "order_processor.py": 2.0,
+    DURABLE_LOOP: 4.0,
+}
+LOOP_WORKERS = 4
+ASK_AGAIN_SECONDS = 2.0
 # The four steps, three calls and a note, each scheduled, started and closed with a workflow task around it, and the
 # tasks that a kill lets time out. An order with more has been going in circles.
 MAX_HISTORY_EVENTS = 300
@@ -57,6 +70,7 @@ class Soak:
     """One run: what is killed, what is ordered, and what was printed."""
 
     directory: Path
+    location: Location
     number: int
     kills: int
     seed: int
@@ -68,9 +82,9 @@ class Soak:
     closings: dict[str, WorkflowExecutionStatus] = field(default_factory=dict)
 
     @property
-    def data(self) -> Path:
-        """Return the shop's data directory."""
-        return self.directory / "shop"
+    def data(self) -> str:
+        """Return what to write for `--data`."""
+        return str(self.location) if isinstance(self.location, Path) else self.location.secret
 
     @property
     def faults(self) -> str:
@@ -79,7 +93,7 @@ class Soak:
 
     async def harass(self, target: Program) -> None:
         """Kill a process from outside again and again, until there were enough kills or this is cancelled."""
-        name = target.arguments[0]
+        name = target.name
         chance = random.Random(f"{self.seed}/{target.output.name}")
         while self.killed.total() < self.kills:
             await asyncio.sleep(chance.expovariate(1 / MEAN_LIFE_SECONDS[name]))
@@ -103,14 +117,15 @@ async def run_soak(soak: Soak, version: str) -> bool:
     Returns:
         Whether there was no violation, all kills were done, and the audit finds planted violations.
     """
-    shop = Shop(soak.data)
+    shop = Shop(soak.location)
     groups = range(10 * (soak.number + BATCH) // GROUP)
     shop.inventory.replace_products(Product(f"scarce-{group}", "Scarce", PIECES) for group in groups)
     shop.close()
-    print(f"seed {soak.seed}: {soak.number} orders, {soak.kills} kills, faults {soak.faults}, {version}", flush=True)
+    print(f"seed {soak.seed}: {soak.number} orders, {soak.kills} kills, faults {soak.faults}, {version}", end="")
+    print("" if isinstance(soak.location, Path) else ", in PostgreSQL", flush=True)
     with soak.progress:
         bar = soak.progress.add_task("orders", total=soak.number)
-        circles = await (_soak_script(soak, bar) if version == "script" else _soak_temporal(soak, bar))
+        circles = await VERSIONS[version](soak, bar)
     return _report(soak, circles, version)
 
 
@@ -138,6 +153,51 @@ async def _soak_script(soak: Soak, bar: TaskID) -> list[Violation]:
     return []
 
 
+async def _soak_durable(soak: Soak, bar: TaskID) -> list[Violation]:
+    """Let workers take from the table, and each lane ask for its orders until all have ended."""
+    options = (f"--data={soak.data}", f"--faults={soak.faults}")
+    workers = [
+        Program(soak.directory / f"worker-{number}", clean_environment(), "-m", DURABLE_LOOP, "work", *options)
+        for number in range(LOOP_WORKERS)
+    ]
+    batches = soak.batches()
+    async with AsyncExitStack() as started:
+        for program in workers:
+            await program.start()
+            started.push_async_callback(program.stop)
+        background = [asyncio.create_task(keep_running(program)) for program in workers]
+        background += [asyncio.create_task(soak.harass(program)) for program in workers]
+        started.push_async_callback(_end, background)
+        await asyncio.gather(*(_ask_lane(soak, f"lane-{lane}", batches, bar) for lane in range(LANES)))
+    said = [parse_outcome(line.encode()) for program in workers for line in program.lines()]
+    soak.printed = list(dict.fromkeys([*soak.printed, *said]))  # The table and the worker say it: is it the same?
+    with read_only(soak.location, ORDERS) as connection:
+        soak.runs.update({row["order_id"]: row["claims"] for row in connection.execute("SELECT * FROM orders")})
+    return []
+
+
+async def _ask_lane(soak: Soak, name: str, batches: Iterator[list[Order]], bar: TaskID) -> None:
+    """Give batches of orders to the loop, again and again until it answers how they ended. It is killed, too."""
+    path = soak.directory / f"{name}.jsonl"
+    program = Program(
+        soak.directory / name, clean_environment(), "-m", DURABLE_LOOP, "accept", str(path), f"--data={soak.data}"
+    )
+    nemesis = asyncio.create_task(soak.harass(program))
+    for batch in batches:
+        left = {order.order_id: order for order in batch}
+        while left:
+            write_orders(path, list(left.values()))
+            program.output.unlink(missing_ok=True)
+            await program.run(BATCH_TIMEOUT_SECONDS)
+            for line in program.lines():
+                if not line.endswith("\taccepted"):
+                    soak.printed.append(parse_outcome(line.encode()))
+                    del left[soak.printed[-1].order_id]
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+        soak.progress.update(bar, advance=len(batch), description=f"orders, {soak.killed.total()} kills")
+    await _end([nemesis])
+
+
 async def _soak_temporal(soak: Soak, bar: TaskID) -> list[Violation]:
     server = Server(soak.directory / "server")
     settings = server.settings()
@@ -157,6 +217,9 @@ async def _soak_temporal(soak: Soak, bar: TaskID) -> list[Violation]:
             *(_run_lane(soak, f"lane-{lane}", batches, settings, ("run_workflow.py",), bar) for lane in range(LANES))
         )
         return await _judge_histories(soak, server)
+
+
+VERSIONS = {"script": _soak_script, "durable": _soak_durable, "temporal": _soak_temporal}
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -221,11 +284,11 @@ async def _judge_histories(soak: Soak, server: Server) -> list[Violation]:
 
 
 def _report(soak: Soak, circles: list[Violation], version: str) -> bool:
-    ledger, number = read_ledger(soak.data), len(soak.orders)
-    runs = soak.runs if version == "script" else 1  # A workflow that is started again is attached to.
+    ledger, number = read_ledger(soak.location), len(soak.orders)
+    runs = 1 if version == "temporal" else soak.runs  # A workflow that is started again is attached to.
     violations = [
         *audit(soak.orders, ledger, soak.printed, runs=runs, closings=soak.closings or None),
-        *judge_files(soak.data),
+        *judge_files(soak.location),
         *circles,
     ]
     struck = strikes(ledger, parse_faults(soak.faults))
@@ -268,14 +331,36 @@ def main() -> int:
     parser.add_argument("--orders", type=int, default=100, metavar="N", help="at least (default: 100)")
     parser.add_argument("--kills", type=int, default=30, metavar="K", help="from outside (default: 30)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of orders, faults and kills (default: 1)")
-    parser.add_argument("--version", choices=("script", "temporal"), default="temporal", help="(default: temporal)")
+    parser.add_argument("--version", choices=tuple(VERSIONS), default="temporal", help="(default: temporal)")
+    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite", help="(default: sqlite)")
     arguments = parser.parse_args()
     orders, kills, seed = arguments.orders, arguments.kills, arguments.seed
     if not 1 <= orders <= MAX_NUMBER or not 0 <= kills <= MAX_NUMBER or seed < 0:
         parser.error(f"--orders from 1, --kills from 0, to {MAX_NUMBER}; --seed not negative")
-    return in_own_folder(
-        lambda directory: run_soak(Soak(directory, orders, kills, seed, make_progress()), arguments.version)
-    )
+
+    async def run(directory: Path) -> bool:
+        with _place(arguments.store, directory) as location:
+            soak = Soak(directory, location, orders, kills, seed, make_progress())
+            return await run_soak(soak, arguments.version)
+
+    return in_own_folder(run)
+
+
+@contextmanager
+def _place(store: str, directory: Path) -> Iterator[Location]:
+    """Give a place for a shop: a folder, or a database on a server of its own."""
+    if store == "sqlite":
+        yield directory / "shop"
+        return
+    sys.path.append(str(Path(__file__).parent.parent))  # as pytest does
+    from postgres_server import PostgresServer
+
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server.url()
+    finally:
+        server.stop()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ help:  ## List these targets
 
 .venv: $(INSTALLED)  ## Make the virtual environment, with the locked dependencies (every other target does, too)
 
-demo: $(INSTALLED)  ## Run the same faults and kills through both versions, and print the table
+demo: $(INSTALLED)  ## Run the same faults and kills through every version, and print the table
 	$(RUN) -m comparison
 
 test: $(INSTALLED)  ## Run the tests
@@ -23,9 +23,11 @@ test: $(INSTALLED)  ## Run the tests
 quick: $(INSTALLED)  ## Run the tests that need no server: about a minute
 	$(RUN) -m pytest $(QUICK:%=tests/test_%.py)
 
-soak: $(INSTALLED)  ## Kill each version a thousand times at random, under random faults: about twenty minutes
+soak: $(INSTALLED)  ## Kill each version a thousand times at random, under random faults: about half an hour
 	$(RUN) -m tests.proofs.soak --version script --orders 1600 --kills 160 --seed 21
 	$(RUN) -m tests.proofs.soak --version temporal --orders 2600 --kills 420 --seed 22
+	$(RUN) -m tests.proofs.soak --version durable --orders 1000 --kills 120 --seed 23
+	$(RUN) -m tests.proofs.soak --version durable --store postgres --orders 1000 --kills 120 --seed 23
 
 ablation: $(INSTALLED)  ## Measure what each setting and habit brings: about a quarter of an hour
 	$(RUN) -m tests.proofs.ablation

@@ -18,7 +18,7 @@ from shop.terminal.streams import run_program
 
 # Each has `add_arguments(parser)` and `run(arguments)`, which returns the exit status. The first goes without saying.
 COMMANDS = {
-    "compare": (compare, "run the same faults and kills through both versions (the default)"),
+    "compare": (compare, "run the same faults and kills through every version (the default)"),
     "keys": (keys, "show what a repeat does without idempotency keys"),
     "audit": (audit_command, "judge all orders of a shop"),
     "bench": (bench, "measure both versions side by side"),

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: argparse.Namespace) -> bool:
     with make_progress() as progress:
         if not progress.disable and len(scenarios) > 1:
-            progress.console.print(f"{len(scenarios)} scenarios in both versions: about a minute. Ctrl-C ends it.")
+            progress.console.print(f"{len(scenarios)} scenarios in every version: about a minute. Ctrl-C ends it.")
         task, running = progress.add_task("starting a server", total=len(scenarios)), list[str]()
 
         def begun(scenario: Scenario) -> None:
@@ -80,7 +80,8 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     elif len(rows) == 1:
         print_timeline(rows[0])
     else:
-        Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL).print(make_table(rows))
+        console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+        console.print(make_table(rows, console.width))
         print(summary(rows))  # Again: on a small screen the first line has scrolled away.
     for row in rows:
         if not row.is_as_expected:

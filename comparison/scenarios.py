@@ -1,4 +1,4 @@
-"""What is done to both versions, and how each must end: one list for the table, the tests and the README.
+"""What is done to each version, and how each must end: one list for the table, the tests and the README.
 
 To add a scenario, add it to `GROUPS`; the table, the timeline and the tests take it from there.
 """
@@ -26,8 +26,8 @@ class Disturbance(str, Enum):
     SUBMIT_TWICE = "give the same input to two processes at once"
     KILL_ONE_OF_TWO = "give the same input to two processes at once, and kill one"
     SUBMIT_AGAIN = "give the same input to a second process while the first is in the step"
-    CANCEL = "cancel the order: SIGTERM for the script, a cancellation for the workflow"
-    KILL_ALL = "kill every process: the script; server, worker and starter"
+    CANCEL = "cancel the order: SIGTERM for the script and the loop's worker, a cancellation for the workflow"
+    KILL_ALL = "kill every process: the script; the loop's worker; server, worker and starter"
     RIVAL = "sell the last item to another customer"
 
 
@@ -35,8 +35,9 @@ class Disturbance(str, Enum):
 class Scenario:
     """One row of the comparison.
 
-    `faults` strike both versions alike. A script that was killed stays dead (`script`) until an operator runs the same
-    input again (`rerun`); a worker that was killed is restarted by its supervisor. The endings are those of the orders,
+    `faults` strike all alike. A script that was killed stays dead (`script`) until an operator runs the same input
+    again (`rerun`); a worker that was killed, of the durable loop or of Temporal, is restarted by its supervisor.
+    The loop ends as the script that is run again, except where `loop` says how. The endings are those of the orders,
     sorted. The disturbance comes when a `disturbed_step` is first tried. With `from_stdin` the order comes on standard
     input, as from a web request: nobody has it twice. `keeps_trying` is the step that the workflow is still trying when
     the scenario ends.
@@ -48,6 +49,7 @@ class Scenario:
     script: Endings = COMPLETE
     temporal: Endings = COMPLETE
     rerun: Endings | None = None
+    loop: Endings | None = None
     orders: tuple[Order, ...] = (SAMPLE_ORDER,)
     disturbance: Disturbance = Disturbance.NONE
     disturbed_step: Step = "process_payment"
@@ -90,6 +92,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
             CHARGED_AND_KILLED,
             LOST,
             rerun=LOST,
+            loop=COMPLETE,
             from_stdin=True,
         ),
         Scenario(
@@ -125,6 +128,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
             LOST,
             LOST,
             LOST,
+            loop=UNDONE,
             keeps_trying="update_inventory",
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -14,7 +15,8 @@ from comparison.judge.accounts import Ending
 from comparison.scenarios import GROUPS
 from comparison.stage.runner import Cell, Row
 
-HEADINGS = ("what happens", "script", "script, run again once", "Temporal")
+HEADINGS = ("what happens", "script", "script, run again once", "durable loop", "Temporal")
+MIN_WIDTH = 60  # A terminal that is narrower folds the lines.
 # Marked `ok`: the order is as the customer wants it, or holds nothing. The others wait for a person to find them.
 WORDS = {
     Ending.COMPLETE: "ok: completed",
@@ -33,26 +35,36 @@ STILL_TRYING: dict[str, str] = {
 COLOURS = {"ok": "green", "the same": "green", "waits": "yellow", "LOST": "red", "WRONG": "red"}
 
 
-def make_table(rows: Sequence[Row]) -> Table:
-    """Return the table for a terminal. The colours repeat what the words say."""
+def make_table(rows: Sequence[Row], width: int) -> Table:
+    """Return the table for a terminal; 80 columns are enough. The colours repeat what the words say."""
+    width = max(width, MIN_WIDTH)
+    cell_width = width // len(HEADINGS) - 2
+    title_width = width - (len(HEADINGS) - 1) * (cell_width + 1)  # and a space between two columns
     table = Table(
-        *HEADINGS, title=summary(rows), caption=time_to_whole(rows), box=box.SIMPLE_HEAD, title_justify="left"
+        *(_hanging(heading, cell_width) for heading in HEADINGS),
+        title=f"{summary(rows)}\n",
+        caption=f"\n{time_to_whole(rows)}",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+        title_justify="left",
+        caption_justify="left",
     )
     for group, members in _grouped(rows):
-        table.add_row(Text(group, "bold"))
+        table.add_row(Text(_hanging(group, title_width), "bold"))
         for row in members:
             note = "" if row.is_as_expected else " (NOT AS EXPECTED)"
-            cells = [Text(words, COLOURS[words.partition(":")[0]]) for words in _words(row)]
-            table.add_row(f"  {row.scenario.title}{note}", *cells)
+            cells = [Text(_hanging(words, cell_width), COLOURS[words.partition(":")[0]]) for words in _words(row)]
+            table.add_row(_hanging(f"  {row.scenario.title}{note}", title_width), *cells)
     return table
 
 
 def make_markdown(rows: Sequence[Row]) -> str:
     """Return the table as Markdown."""
-    lines = [summary(rows), "", f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|"]
+    lines = [summary(rows), "", f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|---|"]
     for group, members in _grouped(rows):
         lines += [
-            f"| **{group}** | | | |",
+            f"| **{group}** | | | | |",
             *(f"| {' | '.join([row.scenario.title, *_words(row)])} |" for row in members),
         ]
     return "\n".join([*lines, "", time_to_whole(rows)])
@@ -72,18 +84,24 @@ def summary(rows: Sequence[Row]) -> str:
     """Return the result in one sentence."""
     script = sum(row.script.lost_orders for row in rows)
     rerun = sum((row.script_rerun or row.script).lost_orders for row in rows)
+    loop = sum(row.loop.lost_orders for row in rows)
     temporal = sum(row.temporal.lost_orders for row in rows)
     waiting = sum(row.scenario.keeps_trying == WAITS for row in rows)
     note = f" ({waiting} waits there for a person)" * bool(waiting)
-    return f"Orders lost: {script} by the script, {rerun} by the script run again once, {temporal} by Temporal{note}."
+    others = f"{loop} by the durable loop, {temporal} by Temporal{note}"
+    return f"Orders lost: {script} by the script, {rerun} by the script run again once, {others}."
 
 
 def time_to_whole(rows: Sequence[Row]) -> str:
     """Return how long a killed order stays half-done in each version."""
-    seconds = [row.temporal.seconds for row in rows if row.script_rerun and not row.scenario.keeps_trying]
-    if not seconds:
+    killed = [row for row in rows if row.script_rerun and not row.scenario.keeps_trying]
+    if not killed:
         return ""
-    return f"A killed order is whole again: script, when somebody runs it again; Temporal, within {max(seconds):.0f} s."
+    loop, temporal = max(row.loop.seconds for row in killed), max(row.temporal.seconds for row in killed)
+    return (
+        "A killed order is whole again: script, when somebody runs it again;"
+        f" durable loop, within {loop:.0f} s; Temporal, within {temporal:.0f} s."
+    )
 
 
 def _grouped(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -93,11 +111,17 @@ def _grouped(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
             yield group, members
 
 
+def _hanging(text: str, width: int) -> str:
+    """Break a text into lines; where it goes on, it stands a little to the right of where it began."""
+    indent = len(text) - len(text.lstrip()) + 1
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
 def _words(row: Row) -> list[str]:
     again = _words_for(row.script_rerun) if row.script_rerun else "the same"
     if row.scenario.from_stdin:
         again = "LOST: there is nothing to run again"
-    return [_words_for(row.script), again, _words_for(row.temporal)]
+    return [_words_for(row.script), again, _words_for(row.loop), _words_for(row.temporal)]
 
 
 def _words_for(cell: Cell) -> str:

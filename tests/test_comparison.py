@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,13 +16,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from postgres_server import FOLDERS
 from proofs import soak
+from rich.console import Console
 
 from comparison.__main__ import main
 from comparison.drawing import draw_timeline
-from comparison.scenarios import SCENARIOS, Scenario
+from comparison.scenarios import SCENARIOS, Endings, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
-from comparison.stage.runner import Row, run_scenarios
+from comparison.stage.runner import Cell, Row, run_scenarios
+from comparison.table import make_table
 from comparison.timeline import print_timeline
 from plumbing.connection import NoConnection
 from shop.faults import STEPS, parse_faults
@@ -134,11 +138,31 @@ async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp
     assert not row.is_as_expected
 
 
+def cell_of(endings: Endings) -> Cell:
+    return Cell(endings, 0, 0, 0, 1.0, faults_fired=True, attempts=(), log=())
+
+
+def test_eighty_columns_are_enough_for_the_table() -> None:
+    rows = []
+    for each in SCENARIOS.values():
+        rerun = cell_of(each.rerun) if each.rerun else None
+        loop = cell_of(each.loop or each.rerun or each.script)
+        rows.append(Row(each, cell_of(each.script), rerun, loop, cell_of(each.temporal)))
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(make_table(rows, console.width))
+
+    titles = [line[:20].strip() for line in console.export_text().splitlines() if line.startswith("  ")]
+    printed = " ".join(titles)
+    assert [each.title for each in SCENARIOS.values() if each.title not in printed] == []
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
 def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
     planned = parse_faults(scenario.faults).planned
 
-    assert len(scenario.script) == len(scenario.temporal) == len(scenario.orders)
+    endings = (scenario.script, scenario.rerun, scenario.loop, scenario.temporal)
+    assert {len(each) for each in endings if each} == {len(scenario.orders)}
     assert scenario.disturbed_step in STEPS
     # The script is run again exactly where it is killed, by a fault or by the supervisor.
     is_killed = any(part.fault.kind.startswith("crash") for part in planned) or scenario.disturbance.name == "KILL_ALL"
@@ -171,9 +195,12 @@ def run_soak(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(290)
-@pytest.mark.parametrize("version", ["script", "temporal"])
-def test_a_small_soak_has_no_violation(version: str) -> None:
-    done = run_soak(f"--version={version}", "--orders", "12", "--kills", "3", "--seed", "3")
+@pytest.mark.parametrize(("version", "store"), [("script", "sqlite"), ("durable", "postgres"), ("temporal", "sqlite")])
+def test_a_small_soak_has_no_violation(version: str, store: str) -> None:
+    if store == "postgres" and not FOLDERS:
+        pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
+
+    done = run_soak(f"--version={version}", f"--store={store}", "--orders", "12", "--kills", "3", "--seed", "3")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 3 from outside" in done.stdout

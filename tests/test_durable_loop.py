@@ -149,25 +149,23 @@ def test_an_id_that_was_accepted_with_other_content_is_refused_and_the_first_ord
 
 
 @pytest.mark.timeout(200)
-def test_three_processes_under_random_crashes_end_every_order_as_the_audit_wants_it(
-    location: Location, tmp_path: Path
-) -> None:
+def test_three_processes_under_random_crashes_end_every_order_as_the_audit_wants_it(tmp_path: Path) -> None:
     orders = [make_order(str(number)) for number in range(60)]
     working = ("work", "--faults=random(0.1,5)")
-    run(location, "accept", str(write_orders(tmp_path / "orders.jsonl", *orders)))
+    run(tmp_path, "accept", str(write_orders(tmp_path / "orders.jsonl", *orders)))
 
-    processes, printed, deaths = [start(location, *working) for _ in range(3)], "", 0
+    processes, printed, deaths = [start(tmp_path, *working) for _ in range(3)], "", 0
     while processes:
         process = processes.pop(0)
         printed += process.communicate(timeout=TIMEOUT_SECONDS)[0]
         if process.returncode == KILLED:
             deaths += 1
-            processes.append(start(location, *working))
+            processes.append(start(tmp_path, *working))
 
     outcomes = [parse_outcome(line.encode()) for line in printed.splitlines()]
     assert deaths > 0
     assert {outcome.order_id for outcome in outcomes} == {order.order_id for order in orders}
-    assert audit(orders, read_ledger(location), outcomes, runs=deaths + 1) == []
+    assert audit(orders, read_ledger(tmp_path), outcomes, runs=deaths + 1) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Runs scenarios: real processes for both versions, real kills, and the ledger that is left."""
+"""Runs scenarios: real processes for each version, real kills, and the ledger that is left."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class Row:
     scenario: Scenario
     script: Cell
     script_rerun: Cell | None
+    loop: Cell
     temporal: Cell
 
     @property
@@ -70,10 +71,11 @@ class Row:
     @property
     def is_as_expected(self) -> bool:
         """Tell whether every cell ends as the scenario says, and every planned fault struck."""
-        rerun = self.script_rerun and self.script_rerun.endings
-        expected = (self.scenario.script, self.scenario.rerun, self.scenario.temporal)
-        fired = self.script.faults_fired and self.temporal.faults_fired
-        return fired and (self.script.endings, rerun, self.temporal.endings) == expected
+        rerun, scenario = self.script_rerun and self.script_rerun.endings, self.scenario
+        loop = scenario.loop or scenario.rerun or scenario.script
+        expected = (scenario.script, scenario.rerun, loop, scenario.temporal)
+        fired = all(cell.faults_fired for cell in (self.script, self.loop, self.temporal))
+        return fired and (self.script.endings, rerun, self.loop.endings, self.temporal.endings) == expected
 
 
 @asynccontextmanager
@@ -102,11 +104,12 @@ async def run_scenarios(
     async def run(scenario: Scenario) -> Row:
         async with slots:
             begun(scenario)
-            (script, rerun), temporal = await asyncio.gather(
+            (script, rerun), loop, temporal = await asyncio.gather(
                 run_script(Stage(scenario, directory / scenario.name / "script", keys)),
+                run_loop(Stage(scenario, directory / scenario.name / "loop", keys)),
                 run_temporal(Stage(scenario, directory / scenario.name / "temporal", keys), server),
             )
-        row = Row(scenario, script, rerun, temporal)
+        row = Row(scenario, script, rerun, loop, temporal)
         done(row)
         return row
 
@@ -138,6 +141,35 @@ async def run_script(stage: Stage) -> tuple[Cell, Cell | None]:
         return first, stage.cell(programs)
     finally:
         await stop(*programs)
+
+
+async def run_loop(stage: Stage) -> Cell:
+    """Have the orders accepted by the durable loop, and start a worker an order; one that was killed is restarted."""
+    data, faults = f"--data={stage.data}", f"--faults={stage.scenario.faults}"
+    accepting, again = stage.programs("-m", "examples.durable_loop", "accept", data)
+    workers = [
+        Program(stage.directory / f"worker-{number}", stage.environment, *accepting.arguments[:2], "work", data, faults)
+        for number in range(len(stage.scenario.orders))
+    ]
+
+    async def supervise(worker: Program) -> None:
+        while await worker.wait(TIMEOUT_SECONDS) == -signal.SIGKILL:
+            await worker.start()
+
+    async def terminate() -> None:
+        workers[0].signal(signal.SIGTERM)
+
+    await accepting.run(TIMEOUT_SECONDS)
+    for worker in workers:
+        await worker.start()
+    working = asyncio.gather(*map(supervise, workers))
+    try:
+        await stage.disturb([workers[0], again], cancel=terminate, kill_all=workers[0].kill)
+        await working
+        return stage.cell([accepting, again, *workers])
+    finally:
+        working.cancel()
+        await stop(again, *workers)
 
 
 async def run_temporal(stage: Stage, server: Server) -> Cell:
@@ -210,11 +242,11 @@ class Stage:
         self.environment = clean_environment(SHOP_IDEMPOTENCY=keys)
         self.shop = Shop(self.data)
 
-    def programs(self, name: str, *options: str) -> list[Program]:
+    def programs(self, *command: str) -> list[Program]:
         """Return two processes that can be given the input, not yet started."""
         source = "-" if self.scenario.from_stdin else str(self.orders_file)
         programs = [
-            Program(self.directory / f"{name}-{number}", self.environment, name, source, *options) for number in (1, 2)
+            Program(self.directory / f"submitter-{number}", self.environment, *command, source) for number in (1, 2)
         ]
         if self.scenario.from_stdin:
             programs[0].standard_input = self.orders_file

@@ -98,8 +98,8 @@ class Soak:
         while self.killed.total() < self.kills:
             await asyncio.sleep(chance.expovariate(1 / MEAN_LIFE_SECONDS[name]))
             if target.is_running and self.killed.total() < self.kills:
+                self.killed[name] += 1  # First: another lane may count while this one waits.
                 await target.kill()
-                self.killed[name] += 1
 
     def batches(self) -> Iterator[list[Order]]:
         """Yield orders until there are enough of them and of the kills."""
@@ -338,6 +338,13 @@ def main() -> int:
     if not 1 <= orders <= MAX_NUMBER or not 0 <= kills <= MAX_NUMBER or seed < 0:
         parser.error(f"--orders from 1, --kills from 0, to {MAX_NUMBER}; --seed not negative")
 
+    if arguments.store == "postgres":
+        sys.path.append(str(Path(__file__).parent.parent))  # as pytest does
+        from postgres_server import FOLDERS
+
+        if not FOLDERS:
+            parser.error("--store: PostgreSQL is not installed (Debian's package: postgresql)")
+
     async def run(directory: Path) -> bool:
         with _place(arguments.store, directory) as location:
             soak = Soak(directory, location, orders, kills, seed, make_progress())
@@ -352,7 +359,6 @@ def _place(store: str, directory: Path) -> Iterator[Location]:
     if store == "sqlite":
         yield directory / "shop"
         return
-    sys.path.append(str(Path(__file__).parent.parent))  # as pytest does
     from postgres_server import PostgresServer
 
     server = PostgresServer()

@@ -13,11 +13,15 @@ from comparison.drawing import draw_timeline
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.folders import in_own_folder, interruption, make_progress, new_file
 from comparison.stage.runner import Row, run_scenarios, running_server
-from comparison.table import make_json, make_markdown, make_table, summary
+from comparison.table import make_json, make_markdown, make_short_table, make_table, summary, time_to_whole
 from comparison.timeline import end_of, print_timeline
 
 # The rows whose workflows are worth a look in the UI.
-TELLING = ("killed-after-charge", "input-gone", "mail-down")
+TELLING = {
+    "killed-after-charge": "its payment took two attempts",
+    "poison": "a step that kills its worker is tried again and again",
+    "mail-down": "the mail, its last error and its next attempt",
+}
 WIDTH_WITHOUT_TERMINAL = 120
 
 
@@ -25,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
     form = parser.add_mutually_exclusive_group()
+    form.add_argument("--all", action="store_true", help="show every row, and in full words")
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument("--json", action="store_true", help="print everything as JSON")
     form.add_argument("--svg", type=new_file, metavar="FILE", help="draw the timeline of one scenario")
@@ -62,12 +67,19 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
             progress.stop()
             _report(rows, arguments)
             if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.svg):
-                for name in TELLING:
-                    if name in {row.scenario.name for row in rows}:
-                        print(f"{server.ui}/namespaces/{name}/workflows/order-1001")
-                print("Look at these workflows, as long as the server is up. Ctrl-C ends it.", flush=True)
+                _say_where_to_look(rows, server.ui)
                 await interruption().wait()
     return all(row.is_as_expected for row in rows)
+
+
+def _say_where_to_look(rows: Sequence[Row], ui: str) -> None:
+    print("\nIn the UI, as long as the server is up (Ctrl-C ends it):")
+    for row in rows:
+        if row.scenario.name in TELLING or len(rows) == 1:
+            what = TELLING.get(row.scenario.name, "its history")
+            print(f"{row.scenario.title}: {what}\n  {ui}/namespaces/{row.scenario.name}/workflows/order-1001")
+    if len(rows) > 1:
+        print("Next, one of them step by step: python -m comparison killed-after-charge", flush=True)
 
 
 def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
@@ -80,9 +92,12 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     elif len(rows) == 1:
         print_timeline(rows[0])
     else:
-        console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-        console.print(make_table(rows, console.width))
-        print(summary(rows))  # Again: on a small screen the first line has scrolled away.
+        console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+        with console.capture() as captured:
+            for part in [make_table(rows, console.width)] if arguments.all else make_short_table(rows):
+                console.print(part)
+            console.print("", summary(rows), time_to_whole(rows), sep="\n")
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     for row in rows:
         if not row.is_as_expected:
             print(f"not as expected: {row}", file=sys.stderr)

@@ -27,6 +27,19 @@ WORDS = {
     Ending.STOCK_NOT_TAKEN: "LOST: charged, stock not taken",
     Ending.UNCONFIRMED: "LOST: stock taken, not confirmed",
 }
+# The same in a word, for a small screen.
+SHORT = {
+    Ending.COMPLETE: "ok",
+    Ending.COMPLETE_UNCONFIRMED: "ok, no mail",
+    Ending.REFUSED: "refused",
+    Ending.UNDONE: "given up",
+}
+SHORT_HEADINGS = ("", "script", "run again", "loop", "Temporal")
+LEGEND = (
+    "ok: paid and delivered. refused, given up: nothing is held. LOST: half-done,",
+    "until somebody finds it. trying, waits: the workflow goes on; a person may act.",
+)
+TITLE_WIDTH, CELL_WIDTH = 32, 12
 WAITS = "update_inventory"
 STILL_TRYING: dict[str, str] = {
     "send_confirmation": "ok: still trying (for a day)",
@@ -36,19 +49,12 @@ COLOURS = {"ok": "green", "the same": "green", "waits": "yellow", "LOST": "red",
 
 
 def make_table(rows: Sequence[Row], width: int) -> Table:
-    """Return the table for a terminal; 80 columns are enough. The colours repeat what the words say."""
+    """Return every row in full words; 80 columns are enough. The colours repeat what the words say."""
     width = max(width, MIN_WIDTH)
     cell_width = width // len(HEADINGS) - 2
     title_width = width - (len(HEADINGS) - 1) * (cell_width + 1)  # and a space between two columns
     table = Table(
-        *(_hanging(heading, cell_width) for heading in HEADINGS),
-        title=f"{summary(rows)}\n",
-        caption=f"\n{time_to_whole(rows)}",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-        title_justify="left",
-        caption_justify="left",
+        *(_hanging(heading, cell_width) for heading in HEADINGS), box=box.SIMPLE_HEAD, show_edge=False, padding=0
     )
     for group, members in _grouped(rows):
         table.add_row(Text(_hanging(group, title_width), "bold"))
@@ -57,6 +63,38 @@ def make_table(rows: Sequence[Row], width: int) -> Table:
             cells = [Text(_hanging(words, cell_width), COLOURS[words.partition(":")[0]]) for words in _words(row)]
             table.add_row(_hanging(f"  {row.scenario.title}{note}", title_width), *cells)
     return table
+
+
+def make_short_table(rows: Sequence[Row]) -> list[Text]:
+    """Return lines for a small screen: the rows in which the versions differ, and what the words mean."""
+    lines = [_line(SHORT_HEADINGS[0], SHORT_HEADINGS[1:])]
+    differing = [row for row in rows if len(set(_short_words(row))) > 1 or not row.is_as_expected]
+    for row in differing:
+        first, *others = _hanging(row.scenario.title, TITLE_WIDTH - 1).splitlines()
+        lines += [_line(first, _short_words(row)), *map(Text, others)]
+    rest = len(rows) - len(differing)
+    alike = f"{rest} more, alike in all versions: python -m comparison --all"
+    return [*lines, *[Text(alike, "dim")] * bool(rest), Text(), *(Text(words, "dim") for words in LEGEND)]
+
+
+def _line(title: str, words: Sequence[str]) -> Text:
+    line = Text(f"{title:<{TITLE_WIDTH}}")
+    for word in words:
+        colour = {"LOST": "red", "WRONG": "red", "waits": "yellow"}.get(word, "green" if title else "bold")
+        line.append(f"{word:<{CELL_WIDTH}}", colour)
+    line.rstrip()
+    return line
+
+
+def _short_words(row: Row) -> list[str]:
+    cells = (row.script, row.script_rerun or row.script, row.loop, row.temporal)
+    return ["; ".join(_short_word(cell, ending) for ending in cell.endings) for cell in cells]
+
+
+def _short_word(cell: Cell, ending: Ending) -> str:
+    if cell.keeps_trying:
+        return "waits" if cell.keeps_trying == WAITS else "trying"
+    return SHORT.get(ending, "LOST" if ending in WORDS else "WRONG")
 
 
 def make_markdown(rows: Sequence[Row]) -> str:

@@ -25,7 +25,7 @@ from comparison.drawing import draw_timeline
 from comparison.scenarios import SCENARIOS, Endings, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
 from comparison.stage.runner import Cell, Row, run_scenarios
-from comparison.table import make_table
+from comparison.table import make_short_table, make_table
 from comparison.timeline import print_timeline
 from plumbing.connection import NoConnection
 from shop.faults import STEPS, parse_faults
@@ -151,7 +151,12 @@ def test_eighty_columns_are_enough_for_the_table() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
 
     console.print(make_table(rows, console.width))
+    short = [str(line) for line in make_short_table(rows)]
 
+    # On a small screen, only what differs, and no line is broken by the terminal.
+    assert max(map(len, short)) <= 80
+    assert any(line.split()[-4:] == ["LOST", "ok", "ok", "ok"] for line in short)
+    assert "All well" not in " ".join(short)
     titles = [line[:20].strip() for line in console.export_text().splitlines() if line.startswith("  ")]
     printed = " ".join(titles)
     assert [each.title for each in SCENARIOS.values() if each.title not in printed] == []

@@ -26,10 +26,13 @@ def log_to_stderr() -> None:
 
 def _shorten_expected_failure(record: logging.LogRecord) -> bool:
     """Replace the traceback of a step's `ApplicationError`: whoever raises one has expected it."""
-    attempt, error = getattr(record, "temporal_activity", {}), record.exc_info and record.exc_info[1]
-    if attempt and isinstance(error, ApplicationError):
-        record.msg = "%s: %s: attempt %s failed: %s"
-        record.args = (attempt["workflow_id"], attempt["activity_type"], attempt["attempt"], error)
+    attempt, error = getattr(record, "temporal_activity", None), record.exc_info and record.exc_info[1]
+    if record.name == "temporalio.activity" and isinstance(error, ApplicationError):
+        if attempt:
+            record.msg = "%s: %s: attempt %s failed: %s"
+            record.args = (attempt["workflow_id"], attempt["activity_type"], attempt["attempt"], error)
+        else:  # of an activity that this worker does not know: the error names it, and its workflow
+            record.msg, record.args = "a step failed: %s", (error,)
         record.exc_info = record.exc_text = None
     return True
 

@@ -10,9 +10,13 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState
+from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState, WorkerVersioningMode
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
-from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeWorkflowExecutionRequest,
+    DescribeWorkflowExecutionResponse,
+)
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.converter import WorkflowSerializationContext
@@ -28,6 +32,7 @@ PAUSED = Status.WORKFLOW_EXECUTION_STATUS_PAUSED
 OPEN = (None, Status.WORKFLOW_EXECUTION_STATUS_RUNNING, PAUSED)
 # What closes a workflow without an end of its own: started again, it goes to its end.
 CUT_SHORT = (Status.WORKFLOW_EXECUTION_STATUS_TERMINATED, Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT)
+VERSIONED = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
 FIRST_SECONDS, NEXT_SECONDS = 10.0, 60.0
 
 logger = logging.getLogger("starting")
@@ -141,10 +146,9 @@ async def what_for(client: Client, workflow_id: str) -> str:
     found = await describe(client, workflow_id, retry=False)
     if found.workflow_execution_info.status == PAUSED:
         return f"it is paused; let it go on: temporal workflow unpause --workflow-id {workflow_id}"
-    nobody = f"no worker listens on task queue {found.execution_config.task_queue.name}, or all are busy"
     task = found.pending_workflow_task
     if task.attempt == 1 and task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
-        return nobody
+        return await _nobody(client, found)
     if task.attempt > 1:
         events = (await client.get_workflow_handle(workflow_id).fetch_history()).events
         failures = [event.workflow_task_failed_event_attributes.failure.message for event in events]
@@ -154,9 +158,31 @@ async def what_for(client: Client, workflow_id: str) -> str:
         is_waiting = step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
         reason = "it is paused" if step.paused else step.last_failure.message or "no answer yet"
         if is_waiting and not step.HasField("next_attempt_schedule_time"):
-            reason = nobody
+            reason = await _nobody(client, found)
         steps.append(f"{step.activity_type.name}, attempt {step.attempt}: {reason}")
     return "; ".join(steps) or "a timer, a signal, or another workflow"
+
+
+async def _nobody(client: Client, found: DescribeWorkflowExecutionResponse) -> str:
+    """Return that no worker takes it, and why if that is a matter of versions."""
+    queue, pinned_to = (
+        found.execution_config.task_queue,
+        found.workflow_execution_info.versioning_info.deployment_version,
+    )
+    version, advice = "", ""
+    if pinned_to.build_id:
+        version = f" of {pinned_to.deployment_name}.{pinned_to.build_id}, where it is pinned,"
+        advice = "; temporal workflow update-options moves it"
+    else:
+        request = DescribeTaskQueueRequest(namespace=client.namespace, task_queue=queue)
+        told = await client.workflow_service.describe_task_queue(request, retry=False)
+        modes = {poller.deployment_options.worker_versioning_mode for poller in told.pollers}
+        if modes == {VERSIONED} and not told.versioning_info.current_deployment_version.build_id:
+            version, advice = (
+                " without a version",
+                "; no version is current: temporal worker deployment set-current-version",
+            )
+    return f"no worker{version} listens on task queue {queue.name}, or all are busy{advice}"
 
 
 async def describe(client: Client, workflow_id: str, *, retry: bool = True) -> DescribeWorkflowExecutionResponse:

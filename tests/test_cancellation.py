@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import pytest
 from conftest import Stage, make_order, make_stage
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.worker import Interceptor, Worker
+from temporalio.worker import Interceptor, Worker, WorkerDeploymentConfig
 
 from activities import activities_of
 from comparison.stage.processes import Server, wait_until
@@ -49,6 +49,8 @@ async def serve(
     workflows: Sequence[type] = (OrderWorkflow,),
     interceptors: Sequence[Interceptor] = (),
     max_cached_workflows: int = 1000,
+    version: WorkerDeploymentConfig | None = None,
+    more_steps: Sequence[Callable[..., object]] = (),
 ) -> AsyncIterator[None]:
     """Run a worker in this process, wired as `run_worker.py` does. Without a shop it serves no steps."""
     with ThreadPoolExecutor(THREADS) as threads:
@@ -56,8 +58,9 @@ async def serve(
             client,
             task_queue=TASK_QUEUE,
             workflows=workflows,
-            activities=activities_of(shop) if shop else [],
+            activities=[*(activities_of(shop) if shop else []), *more_steps],
             interceptors=[Admission(), *interceptors],
+            deployment_config=version,
             activity_executor=threads,
             max_concurrent_activities=THREADS,
             max_cached_workflows=max_cached_workflows,

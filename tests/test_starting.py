@@ -238,18 +238,24 @@ async def test_what_is_waited_for_is_said_after_a_while_and_again_and_not_after_
     assert len(caplog.records) == said
 
 
-@pytest.fixture(scope="module")
-async def pausing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """Run a server on which workflows can be paused."""
-    directory = tmp_path_factory.mktemp("pausing")
+async def start_pausing_server(directory: Path, *settings: str) -> Server:
+    """Start a server on which workflows can be paused."""
     server = Server(directory)
     server.executable = str(Path(sys.executable).parent / "temporal")
     server.arguments = (
         *("server", "start-dev", f"--db-filename={server.database}", f"--port={server.port}"),
         *(f"--ui-port={server.port + 1000}", "--search-attribute=OrderStatus=Keyword"),
-        "--dynamic-config-value=frontend.WorkflowPauseEnabled=true",
+        *(f"--dynamic-config-value={setting}" for setting in ("frontend.WorkflowPauseEnabled=true", *settings)),
     )
     await server.start()
+    return server
+
+
+@pytest.fixture(scope="module")
+async def pausing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """Run a server on which workflows can be paused."""
+    directory = tmp_path_factory.mktemp("pausing")
+    server = await start_pausing_server(directory)
     yield Stage(server, "default", await server.client(), directory)
     await server.kill()
 

@@ -1,0 +1,412 @@
+"""Versions of the code side by side: which worker an order goes to, when the old one may go, and how to go back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+from conftest import Stage, make_order
+from temporalio import activity, workflow
+from temporalio.api.enums.v1 import EventType, TaskQueueType, VersioningBehavior
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import WorkflowFailureError, WorkflowHistory
+from temporalio.worker import WorkerDeploymentConfig
+from test_cancellation import (
+    COMPLETED,
+    Hold,
+    PlanOfEachOrder,
+    assert_done_once,
+    end_of,
+    serve,
+    start,
+    wait_for_attempt,
+)
+from test_deploys import ChangedWorkflow
+from test_run_worker import end_without_a_server
+from test_starting import start_pausing_server
+
+from comparison.stage.processes import Worker
+from plumbing.connection import add_search_attribute
+from plumbing.process import _shorten_expected_failure
+from plumbing.starting import describe, what_for
+from plumbing.versions import read_version
+from run_workflow import run_order
+from shop.errors import ServiceUnavailable
+from shop.faults import parse_faults
+from shop.orders import Item, Order, Outcome, Status
+from shop.shop import Shop
+from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, error_type_of
+
+DEPLOYMENT = "orders"
+ONE_MUG = (Item("mug", 1, 12_50),)
+STOCK_IS_DOWN = parse_faults("update_inventory:unavailable*inf")
+OLD, NEW = make_order("old"), make_order("new")
+PATIENCE_SECONDS = 40.0
+
+
+@pytest.fixture
+async def stage(stage: Stage) -> Stage:
+    """Give the stage, with the search attribute that a worker would add."""
+    await add_search_attribute(stage.client, ORDER_STATUS)
+    return stage
+
+
+def build(build_id: str) -> WorkerDeploymentConfig | None:
+    """Return what `run_worker.py --deployment orders --build-id ...` serves as."""
+    return read_version(Namespace(deployment=DEPLOYMENT, build_id=build_id))
+
+
+async def temporal(stage: Stage, *arguments: str) -> str | None:
+    """Do something as somebody with the `temporal` program would; return what it prints, or None if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "temporal",
+        *arguments,
+        *("--address", stage.server.address, "--namespace", stage.namespace),
+        env=stage.settings,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    output, _ = await process.communicate()
+    return None if process.returncode else output.decode()
+
+
+async def until(stage: Stage, expected: str, *arguments: str) -> None:
+    """Repeat a command until it succeeds and prints what is expected."""
+
+    async def repeat() -> None:
+        while expected not in (await temporal(stage, *arguments) or "(failed)"):
+            await asyncio.sleep(0.1)
+
+    await asyncio.wait_for(repeat(), PATIENCE_SECONDS)
+
+
+async def route(stage: Stage, command: str, *target: str) -> None:
+    """Set the current or the ramping version, as soon as the server knows it, and wait until both queues follow."""
+    await until(stage, "Success", *("worker", "deployment", command, "--deployment-name", DEPLOYMENT), *target, "--yes")
+    wanted = target[1] if target[0] == "--build-id" else ""
+    for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
+        request = DescribeTaskQueueRequest(
+            namespace=stage.namespace, task_queue=TaskQueue(name=TASK_QUEUE), task_queue_type=kind
+        )
+        while True:
+            told = (await stage.client.workflow_service.describe_task_queue(request)).versioning_info
+            is_ramp = command == "set-ramping-version"
+            version = told.ramping_deployment_version if is_ramp else told.current_deployment_version
+            if version.build_id == wanted:
+                break
+            await asyncio.sleep(0.05)
+
+
+async def make_current(stage: Stage, build_id: str) -> None:
+    await route(stage, "set-current-version", "--build-id", build_id)
+
+
+def moved_to(build_id: str) -> tuple[str, ...]:
+    """Return the options that move an order to a version, where its own behaviour, pinned, takes over again."""
+    target = ("--versioning-override-deployment-name", DEPLOYMENT, "--versioning-override-build-id", build_id)
+    return "--versioning-override-behavior", "one_time", *target
+
+
+async def pinned_to(stage: Stage, order: Order) -> str:
+    """Return the build that an order is pinned to; nothing if it is not."""
+    info = (await describe(stage.client, f"order-{order.order_id}")).workflow_execution_info.versioning_info
+    is_pinned = info.behavior == VersioningBehavior.VERSIONING_BEHAVIOR_PINNED
+    return info.deployment_version.build_id if is_pinned else ""
+
+
+async def has_paused(stage: Stage, order: Order) -> bool:
+    """Tell whether an order took the pause of `ChangedWorkflow`."""
+    events = (await stage.client.get_workflow_handle(f"order-{order.order_id}").fetch_history()).events
+    return any(event.event_type == EventType.EVENT_TYPE_TIMER_FIRED for event in events)
+
+
+def patched(history: WorkflowHistory) -> bool:
+    """Tell whether an order took the new branch of a patch."""
+    return any(event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED for event in history.events)
+
+
+async def told(stage: Stage, order: Order, words: str) -> str:
+    """Return what somebody who waits for the order is told, once these words are in it."""
+
+    async def ask() -> str:
+        while words not in (answer := await what_for(stage.client, f"order-{order.order_id}")):
+            await asyncio.sleep(0.1)
+        return answer
+
+    return await asyncio.wait_for(ask(), PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--deployment=orders"], "--build-id is missing: a version needs both"),
+        (["--build-id=v1"], "--deployment is missing: a version needs both"),
+        (["--deployment=", "--build-id=v1"], "--deployment must match [A-Za-z0-9][A-Za-z0-9_-]{0,63}, not ''"),
+        (["--deployment=orders.eu", "--build-id=v1"], "--deployment must match"),
+        (["--deployment=__orders", "--build-id=v1"], "--deployment must match"),
+        (["--deployment=orders", "--build-id="], "--build-id must match"),
+        (["--deployment=orders", "--build-id=v 1"], "--build-id must match"),
+        (["--deployment=orders", "--build-id=v1\n"], "--build-id must match"),
+        (["--deployment=orders", f"--build-id={'v' * 65}"], "--build-id must match"),
+    ],
+)
+def test_half_a_version_or_an_odd_name_is_bad_usage_before_anything_is_opened_or_connected_to(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    status = end_without_a_server(monkeypatch, f"--data={tmp_path / 'shop'}", *arguments)
+
+    output, errors = capfd.readouterr()
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(f"run_worker: {sentence}")
+    assert not (tmp_path / "shop").exists()
+
+
+async def test_a_worker_says_which_version_it_serves_and_pins_its_orders_to_it(stage: Stage) -> None:
+    worker = Worker(stage.directory / "worker", stage.settings, stage.data)
+    worker.arguments += ("--deployment=orders", "--build-id=2026.11.29-5a91bcb")
+    stage.started.append(worker)
+    await worker.start()
+    await make_current(stage, "2026.11.29-5a91bcb")
+
+    outcome = await run_order(stage.client, NEW, wait=True)
+
+    assert f"serving task queue {TASK_QUEUE} as orders.2026.11.29-5a91bcb for the shop" in worker.errors.read_text()
+    assert outcome.status is Status.COMPLETED
+    assert await pinned_to(stage, NEW) == "2026.11.29-5a91bcb"
+
+
+async def test_an_order_ends_with_the_build_that_began_it_while_the_next_build_takes_the_new_ones(
+    stage: Stage,
+) -> None:
+    """The next build takes another step first, without a patch."""
+    hold = Hold(step="process_payment")
+    of_the_first = 'TemporalWorkerDeploymentVersion="orders:v1" AND CloseTime IS NULL'
+    with closing(Shop(stage.data, PlanOfEachOrder(plans={"old": hold.plan()}))) as shop:
+        async with serve(stage.client, shop, version=build("v1")):
+            await make_current(stage, "v1")
+            old = await start(stage.client, OLD)
+            await asyncio.to_thread(hold.reached.wait, PATIENCE_SECONDS)
+            async with serve(stage.client, shop, [ChangedWorkflow], version=build("v2")):
+                await make_current(stage, "v2")
+                new_ends = await end_of(stage.client, await start(stage.client, NEW), NEW)
+                await until(stage, "Total: 1", "workflow", "count", "--query", of_the_first)
+                hold.released.set()
+                old_ends = await end_of(stage.client, old, OLD)
+                await until(stage, "Total: 0", "workflow", "count", "--query", of_the_first)
+
+    assert (old_ends, new_ends) == (COMPLETED, COMPLETED)
+    assert (await pinned_to(stage, OLD), await pinned_to(stage, NEW)) == ("v1", "v2")
+    assert (await has_paused(stage, OLD), await has_paused(stage, NEW)) == (False, True)
+
+
+async def test_a_ramp_gives_some_of_the_new_orders_to_the_next_build(stage: Stage, shop: Shop) -> None:
+    orders = [make_order(str(number), items=ONE_MUG) for number in range(20)]
+    async with serve(stage.client, shop, version=build("v1")), serve(stage.client, shop, version=build("v2")):
+        await make_current(stage, "v1")
+        await route(stage, "set-ramping-version", "--build-id", "v2", "--percentage", "50")
+        outcomes = await asyncio.gather(*(run_order(stage.client, order, wait=True) for order in orders))
+
+    assert {outcome.status for outcome in outcomes} == {Status.COMPLETED}
+    assert {await pinned_to(stage, order) for order in orders} == {"v1", "v2"}
+
+
+@pytest.mark.parametrize("workflow_type", [OrderWorkflow, ChangedWorkflow])
+async def test_the_first_versioned_build_takes_over_orders_that_began_without_and_so_must_fit_them(
+    workflow_type: type, stage: Stage
+) -> None:
+    hold = Hold(step="process_payment")
+    with closing(Shop(stage.data, hold.plan())) as shop:
+        async with serve(stage.client, shop):
+            handle = await start(stage.client, OLD)
+            await asyncio.to_thread(hold.reached.wait, PATIENCE_SECONDS)
+            async with serve(stage.client, shop, [workflow_type], version=build("v1")):
+                await make_current(stage, "v1")
+                hold.released.set()
+                if workflow_type is ChangedWorkflow:
+                    await told(stage, OLD, "Nondeterminism")
+                    await route(stage, "set-current-version", "--unversioned")
+                end = await end_of(stage.client, handle, OLD)
+
+    assert end == COMPLETED
+    assert await pinned_to(stage, OLD) == ("v1" if workflow_type is OrderWorkflow else "")
+
+
+async def test_without_a_current_version_orders_wait_and_who_waits_is_told_so(stage: Stage, shop: Shop) -> None:
+    async with serve(stage.client, shop, version=build("v1")):
+        handle = await start(stage.client, NEW)
+        answer = await told(stage, NEW, "version")
+        await make_current(stage, "v1")
+        end = await end_of(stage.client, handle, NEW)
+
+    assert answer == (
+        f"no worker without a version listens on task queue {TASK_QUEUE}, or all are busy;"
+        " no version is current: temporal worker deployment set-current-version"
+    )
+    assert end == COMPLETED
+
+
+async def test_an_order_whose_version_has_no_worker_left_waits_until_it_is_moved(stage: Stage) -> None:
+    with closing(Shop(stage.data, STOCK_IS_DOWN)) as shop:
+        async with serve(stage.client, shop, version=build("v1")):
+            await make_current(stage, "v1")
+            handle = await start(stage.client, OLD)
+            await wait_for_attempt(shop, OLD, "update_inventory")
+    with closing(Shop(stage.data)) as shop:
+        async with serve(stage.client, shop, version=build("v2")):
+            await make_current(stage, "v2")
+            answer = await told(stage, OLD, "no worker")
+            moved = await temporal(stage, "workflow", "update-options", "-w", handle.id, *moved_to("v2"))
+            end = await end_of(stage.client, handle, OLD)
+
+    assert answer.endswith(
+        f": no worker of orders.v1, where it is pinned, listens on task queue {TASK_QUEUE}, or all are busy;"
+        " temporal workflow update-options moves it"
+    )
+    assert moved is not None
+    assert end == COMPLETED
+    assert await pinned_to(stage, OLD) == "v2"
+    assert_done_once(stage.ledger(), OLD)
+
+
+async def test_after_a_roll_back_new_orders_take_the_old_build_and_those_of_the_bad_one_are_begun_again_there(
+    stage: Stage,
+) -> None:
+    """A move alone does not do: the old build cannot follow the history of the other."""
+    with closing(Shop(stage.data, PlanOfEachOrder(plans={"old": STOCK_IS_DOWN}))) as shop:
+        async with serve(stage.client, shop, [ChangedWorkflow], version=build("bad")):
+            await make_current(stage, "bad")
+            handle = await start(stage.client, OLD)
+            await wait_for_attempt(shop, OLD, "update_inventory")
+    with closing(Shop(stage.data)) as shop:
+        async with serve(stage.client, shop, version=build("good")):
+            await make_current(stage, "good")
+            new_ends = await end_of(stage.client, await start(stage.client, NEW), NEW)
+            await temporal(stage, "workflow", "update-options", "-w", handle.id, *moved_to("good"))
+            await told(stage, OLD, "Nondeterminism")
+            reset = ("workflow", "reset", "-w", handle.id, "--type", "FirstWorkflowTask", "--reason", "roll-back")
+            await temporal(stage, *reset, "with-workflow-update-options", *moved_to("good"))
+            old_outcome = await run_order(stage.client, OLD, wait=True)
+
+    assert (new_ends, old_outcome.status) == (COMPLETED, Status.COMPLETED)
+    assert (await pinned_to(stage, OLD), await pinned_to(stage, NEW)) == ("good", "good")
+    assert_done_once(stage.ledger(), OLD)
+
+
+@pytest.fixture
+async def pausing(tmp_path: Path) -> AsyncIterator[Stage]:
+    """Run a server on which workflows can be paused, and which looks every second whether a version is drained."""
+    name = "matching.wv.VersionDrainageStatus"
+    settings = (f'{name}VisibilityGracePeriod="1s"', f'{name}RefreshInterval="1s"')
+    server = await start_pausing_server(tmp_path / "server", *settings)
+    yield Stage(server, "default", await server.client(), tmp_path)
+    await server.kill()
+
+
+async def test_a_paused_order_is_no_running_one_and_only_a_count_of_all_open_ones_keeps_its_version(
+    pausing: Stage,
+) -> None:
+    """The server calls a version drained that a paused order is pinned to."""
+    described = ("worker", "deployment", "describe-version", "--deployment-name", DEPLOYMENT, "--build-id", "v1")
+    of_the_first = 'TemporalWorkerDeploymentVersion="orders:v1" AND '
+    with closing(Shop(pausing.data, PlanOfEachOrder(plans={"old": STOCK_IS_DOWN}))) as shop:
+        async with (
+            serve(pausing.client, shop, version=build("v1")),
+            serve(pausing.client, shop, version=build("v2")),
+        ):
+            await make_current(pausing, "v1")
+            handle = await start(pausing.client, OLD)
+            await wait_for_attempt(shop, OLD, "update_inventory")
+            await temporal(pausing, "workflow", "pause", "-w", handle.id)
+            await told(pausing, OLD, "it is paused")
+            await until(pausing, "Total: 1", "workflow", "count", "--query", 'ExecutionStatus="Paused"')
+            await make_current(pausing, "v2")
+            await until(pausing, "drained", *described)
+            running = await temporal(pausing, "workflow", "count", "-q", f'{of_the_first}ExecutionStatus="Running"')
+            opened = await temporal(pausing, "workflow", "count", "-q", f"{of_the_first}CloseTime IS NULL")
+            unpatched = await temporal(
+                pausing, "workflow", "count", "-q", "CloseTime IS NULL AND TemporalChangeVersion IS NULL"
+            )
+
+    assert (running, opened, unpatched) == ("Total: 0\n", "Total: 1\n", "Total: 1\n")
+
+
+@workflow.defn(name="OrderWorkflow", sandboxed=False)
+class GiftWorkflow(OrderWorkflow):
+    """Takes a new step first, behind a patch."""
+
+    @workflow.run
+    async def run(self, order: Order) -> Outcome:
+        if workflow.patched("gifts"):
+            await workflow.execute_activity(
+                "wrap_gift", order, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=FEW_ATTEMPTS
+            )
+        return await super().run(order)
+
+
+@activity.defn
+async def wrap_gift(order: Order) -> None:
+    """Work at the second attempt: the first is made by the worker that runs the workflow, the next by any."""
+    if activity.info().attempt == 1:
+        raise ServiceUnavailable("no paper")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Three workers of the code before a deploy, and one after it; in the second case a deploy has gone before."""
+
+    old_workers_know_the_step: bool
+    are_versioned: bool
+    loses_orders: bool
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        pytest.param(Rollout(False, False, loses_orders=True), id="step-and-workflow-at-once"),
+        pytest.param(Rollout(True, False, loses_orders=False), id="step-everywhere-first"),
+        pytest.param(Rollout(False, True, loses_orders=False), id="versions"),
+    ],
+)
+async def test_a_new_step_loses_orders_while_workers_that_do_not_know_it_take_its_attempts(
+    rollout: Rollout, stage: Stage, shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(_shorten_expected_failure)
+    old_steps = [wrap_gift] if rollout.old_workers_know_the_step else []
+    old_version, new_version = (build("v1"), build("v2")) if rollout.are_versioned else (None, None)
+    async with AsyncExitStack() as workers:
+        for _ in range(3):
+            await workers.enter_async_context(serve(stage.client, shop, version=old_version, more_steps=old_steps))
+        new_worker = serve(stage.client, shop, [GiftWorkflow], version=new_version, more_steps=[wrap_gift])
+        await workers.enter_async_context(new_worker)
+        if rollout.are_versioned:
+            await make_current(stage, "v2")
+        numbers = count(1)
+        wrapped, lost = 0, list[str]()
+        # Which worker takes an order, and which an attempt, is chance.
+        while not (lost if rollout.loses_orders else wrapped > 5):
+            orders = [make_order(str(next(numbers)), items=ONE_MUG) for _ in range(12)]
+            handles = [await start(stage.client, order) for order in orders]
+            for handle in handles:
+                try:
+                    await handle.result()
+                except WorkflowFailureError as error:
+                    assert error_type_of(error.cause) == "NotFoundError"
+                    lost.append(handle.id)
+            wrapped += sum([patched(await handle.fetch_history()) for handle in handles])
+
+    assert bool(lost) == rollout.loses_orders
+    if lost:
+        assert f"a step failed: NotFoundError: Activity function wrap_gift for workflow {lost[0]} is not" in caplog.text
+        assert "Traceback" not in caplog.text

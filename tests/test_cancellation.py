@@ -105,10 +105,10 @@ class PlanOfEachOrder(FaultPlan):
         return self.plans.get(order_id, FaultPlan()).fault_for(step, order_id, attempt)
 
 
-async def start(client: Client, order: Order) -> Handle:
-    """Start an order as the starter does."""
+async def start(client: Client, order: Order, **options: object) -> Handle:
+    """Start an order as the starter does; `options` are further ones of `Client.start_workflow`."""
     workflow_id = workflow_id_for(order.order_id)
-    handle, _ = await start_once(client, OrderWorkflow.run, order, id=workflow_id, task_queue=TASK_QUEUE)
+    handle, _ = await start_once(client, OrderWorkflow.run, order, id=workflow_id, task_queue=TASK_QUEUE, **options)
     return handle
 
 

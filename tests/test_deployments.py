@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from test_deploys import ChangedWorkflow
 from test_run_worker import end_without_a_server
 from test_starting import start_pausing_server
 
-from comparison.stage.processes import Worker
+from comparison.stage.processes import ROOT, Worker
 from plumbing.connection import add_search_attribute, connect
 from plumbing.process import _shorten_expected_failure
 from plumbing.starting import describe, what_for
@@ -46,6 +48,7 @@ from shop.shop import Shop
 from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS, ORDER_STATUS, TASK_QUEUE, OrderWorkflow, error_type_of
 
 DEPLOYMENT = "orders"
+A_SECOND = timedelta(seconds=1)  # after which a workflow task that failed is repeated; by default ten
 ONE_MUG = (Item("mug", 1, 12_50),)
 STOCK_IS_DOWN = parse_faults("update_inventory:unavailable*inf")
 OLD, NEW = make_order("old"), make_order("new")
@@ -229,7 +232,7 @@ async def test_the_first_versioned_build_takes_over_orders_that_began_without_an
     hold = Hold(step="process_payment")
     with closing(Shop(stage.data, hold.plan())) as shop:
         async with serve(stage.client, shop):
-            handle = await start(stage.client, OLD)
+            handle = await start(stage.client, OLD, task_timeout=A_SECOND)
             await asyncio.to_thread(hold.reached.wait, PATIENCE_SECONDS)
             async with serve(stage.client, shop, [workflow_type], version=build("v1")):
                 await make_current(stage, "v1")
@@ -267,14 +270,14 @@ async def test_an_order_whose_version_has_no_worker_left_waits_until_it_is_moved
         async with serve(stage.client, shop, version=build("v2")):
             await make_current(stage, "v2")
             answer = await told(stage, OLD, "no worker")
-            moved = await temporal(stage, "workflow", "update-options", "-w", handle.id, *moved_to("v2"))
+            of_the_first = 'TemporalWorkerDeploymentVersion="orders:v1" AND CloseTime IS NULL'
+            await temporal(stage, "workflow", "update-options", "--yes", "--query", of_the_first, *moved_to("v2"))
             end = await end_of(stage.client, handle, OLD)
 
     assert answer.endswith(
         f": no worker of orders.v1, where it is pinned, listens on task queue {TASK_QUEUE}, or all are busy;"
         " temporal workflow update-options moves it"
     )
-    assert moved is not None
     assert end == COMPLETED
     assert await pinned_to(stage, OLD) == "v2"
     assert_done_once(stage.ledger(), OLD)
@@ -340,6 +343,29 @@ async def test_a_paused_order_is_no_running_one_and_only_a_count_of_all_open_one
             )
 
     assert (running, opened, unpatched) == ("Total: 0\n", "Total: 1\n", "Total: 1\n")
+
+
+async def test_a_running_worker_takes_a_changed_workflow_from_its_folder_so_each_build_needs_its_own(
+    stage: Stage,
+) -> None:
+    """The SDK's sandbox imports the workflow's module again for each order."""
+    tree, first_step = stage.directory / "tree", "await self._retry(Steps.validate_inventory, order, FEW_ATTEMPTS)"
+    for package in ("plumbing", "shop"):
+        shutil.copytree(ROOT / package, tree / package)
+    for program in ROOT.glob("*.py"):
+        shutil.copy(program, tree)
+    worker = Worker(stage.directory / "worker", stage.settings, stage.data)
+    worker.tree = tree
+    stage.started.append(worker)
+    await worker.start()
+    code = (tree / "workflows.py").read_text()
+
+    (tree / "workflows.py").write_text(code.replace(first_step, f"await asyncio.sleep(1); {first_step}"))
+    outcome = await run_order(stage.client, NEW, wait=True)
+
+    assert first_step in code
+    assert outcome.status is Status.COMPLETED
+    assert await has_paused(stage, NEW)
 
 
 @workflow.defn(name="OrderWorkflow", sandboxed=False)

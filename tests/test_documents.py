@@ -28,6 +28,7 @@ PICTURE = ROOT / "docs" / "killed-after-charge.svg"
 SERVICES = {
     "python -m examples.http_orders": "running on",
     "python -m examples.large_order": "serving",
+    "python v1/run_worker.py": "watch it at",  # another build of the code
     "python run_worker.py": "watch it at",
     "python run_server.py": "Temporal UI:",
 }

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState, WorkerVersioningMode
+from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState
+from temporalio.api.enums.v1 import VersioningBehavior as Behaviour
+from temporalio.api.enums.v1 import WorkerVersioningMode as Mode
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
@@ -32,7 +34,7 @@ PAUSED = Status.WORKFLOW_EXECUTION_STATUS_PAUSED
 OPEN = (None, Status.WORKFLOW_EXECUTION_STATUS_RUNNING, PAUSED)
 # What closes a workflow without an end of its own: started again, it goes to its end.
 CUT_SHORT = (Status.WORKFLOW_EXECUTION_STATUS_TERMINATED, Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT)
-VERSIONED = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+PINNED, VERSIONED = Behaviour.VERSIONING_BEHAVIOR_PINNED, Mode.WORKER_VERSIONING_MODE_VERSIONED
 FIRST_SECONDS, NEXT_SECONDS = 10.0, 60.0
 
 logger = logging.getLogger("starting")
@@ -164,25 +166,21 @@ async def what_for(client: Client, workflow_id: str) -> str:
 
 
 async def _nobody(client: Client, found: DescribeWorkflowExecutionResponse) -> str:
-    """Return that no worker takes it, and why if that is a matter of versions."""
-    queue, pinned_to = (
-        found.execution_config.task_queue,
-        found.workflow_execution_info.versioning_info.deployment_version,
-    )
-    version, advice = "", ""
-    if pinned_to.build_id:
-        version = f" of {pinned_to.deployment_name}.{pinned_to.build_id}, where it is pinned,"
+    """Return that no worker takes it, and what helps if that is a matter of versions."""
+    queue, versioning = found.execution_config.task_queue, found.workflow_execution_info.versioning_info
+    which, advice = "", ""
+    if versioning.behavior == PINNED and not versioning.HasField("versioning_override"):
+        version = versioning.deployment_version
+        which = f" of {version.deployment_name}.{version.build_id}, where it is pinned,"
         advice = "; temporal workflow update-options moves it"
-    else:
+    elif not versioning.behavior:
         request = DescribeTaskQueueRequest(namespace=client.namespace, task_queue=queue)
         told = await client.workflow_service.describe_task_queue(request, retry=False)
         modes = {poller.deployment_options.worker_versioning_mode for poller in told.pollers}
         if modes == {VERSIONED} and not told.versioning_info.current_deployment_version.build_id:
-            version, advice = (
-                " without a version",
-                "; no version is current: temporal worker deployment set-current-version",
-            )
-    return f"no worker{version} listens on task queue {queue.name}, or all are busy{advice}"
+            which = " without a version"
+            advice = "; no version is current: temporal worker deployment set-current-version"
+    return f"no worker{which} listens on task queue {queue.name}, or all are busy{advice}"
 
 
 async def describe(client: Client, workflow_id: str, *, retry: bool = True) -> DescribeWorkflowExecutionResponse:

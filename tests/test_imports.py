@@ -24,6 +24,7 @@ ERRORS = {"shop.errors"}
 ALLOWED = {
     **dict.fromkeys(SHOP, {"shop"}),
     "shop.stores.postgres": {"shop", "psycopg"},
+    "shop.stores.pool": {"shop", "psycopg", "psycopg_pool"},
     "order_processor": {"shop"},
     "activities": {"temporalio", "shop"},
     "workflows": {"temporalio", "activities", "shop.orders", *ERRORS},

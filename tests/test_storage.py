@@ -219,16 +219,29 @@ def test_what_the_database_refuses_is_refused_for_good_in_one_line(
         assert replace(ledger, attempts=()) == before
 
 
+@pytest.mark.parametrize("value", [{"an": "object"}, object()])
+def test_a_value_of_a_type_that_no_column_holds_is_refused_for_good_in_one_line(
+    location: Location, value: object
+) -> None:
+    with closing(Shop(location)) as shop:
+        with pytest.raises(ConstraintViolated) as refused, shop.payments.database.transaction() as connection:
+            connection.execute("INSERT INTO voids (order_id, digest) VALUES ('1', ?)", (value,))
+
+        assert len(str(refused.value).splitlines()) == 1
+        assert read_ledger(location).voids == ()
+
+
 def test_the_schema_itself_keeps_stock_from_falling_below_zero_and_keys_from_repeating(location: Location) -> None:
     with closing(Shop(location)) as shop:
         shop.inventory.update_inventory(make_order())
         before = read_ledger(location)
 
-        for statement in (
-            "UPDATE products SET now = now - 101",
-            "INSERT INTO sales (idempotency_key, order_id, digest) VALUES ('1', '1', 'digest')",
+        for statement, named in (
+            ("UPDATE products SET now = now - 101", "now"),
+            ("INSERT INTO sales (idempotency_key, order_id, digest) VALUES ('1', '1', 'digest')", "idempotency_key"),
+            ("INSERT INTO sales (idempotency_key, order_id) VALUES ('2', '2')", "digest"),
         ):
-            with pytest.raises(ConstraintViolated), shop.inventory.database.transaction() as inside:
+            with pytest.raises(ConstraintViolated, match=named), shop.inventory.database.transaction() as inside:
                 inside.execute(statement)
 
         assert read_ledger(location) == before

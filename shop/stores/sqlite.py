@@ -15,6 +15,15 @@ from pathlib import Path
 from shop.errors import ConstraintViolated, ServiceUnavailable, StoreUnusable
 
 LOCK_POLL_SECONDS = 0.05
+# Another attempt gets the same answer. An integer that is too large is an OverflowError; a value of a type that cannot
+# be stored is one of the last two, depending on the version of Python.
+REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    OverflowError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+)
 
 
 class SqliteDatabase:
@@ -59,7 +68,7 @@ class SqliteDatabase:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:  # no integer of SQLite's: Overflow
+        except REFUSALS as error:
             raise ConstraintViolated(f"the database refuses: {error}") from error
         except (sqlite3.Error, MemoryError) as error:  # SQLite out of memory is no sqlite3.Error.
             raise ServiceUnavailable(f"the database answers: {str(error) or 'out of memory'}") from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from shop.faults import FaultPlan, InvalidFaultSpec, parse_faults
 from shop.shop import Shop
-from shop.stores.location import Location, parse_location
+from shop.stores.location import CONNECTIONS, Location, parse_location
 
 # Beside the programs, wherever they are started from: two workers must not find two shops.
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent.parent / "data"
@@ -24,9 +25,17 @@ class ShopOptions:
     keys_enabled: bool
 
     def log_file(self, name: str) -> str:
-        """Return where a log goes by default: beside the SQLite files; if there are none, where they would be."""
+        """Return where a log goes by default: beside the SQLite files; if there are none, where they would be.
+
+        Raises:
+            ValueError: if it cannot be written there.
+        """
         folder = self.location if isinstance(self.location, Path) else DEFAULT_DIRECTORY
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / name).open("a").close()
+        except OSError as error:
+            raise ValueError(f"the log cannot be written: {error}; say with --log FILE where it goes") from error
         return str(folder / name)
 
     def open(self) -> Shop:
@@ -43,7 +52,8 @@ def add_shop_arguments(parser: argparse.ArgumentParser, *, with_faults: bool = T
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="data directory, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        help="data directory, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE, to which this program opens at most"
+        f" $SHOP_CONNECTIONS connections, {CONNECTIONS} by default"
         f" (default: $SHOP_DATA, else {DEFAULT_DIRECTORY.name}/ beside this program)",
     )
     if with_faults:
@@ -68,9 +78,12 @@ def shop_location(arguments: argparse.Namespace, environment: Mapping[str, str])
     """Return where the shop is: `--data`, else `$SHOP_DATA`, else `data` beside the programs.
 
     Raises:
-        ValueError: if it is a URL that cannot be read.
+        ValueError: if it is a URL that cannot be read, or the number of connections is none.
     """
-    return parse_location(arguments.data or environment.get("SHOP_DATA") or str(DEFAULT_DIRECTORY))
+    connections = environment.get("SHOP_CONNECTIONS", str(CONNECTIONS))
+    if not re.fullmatch("[1-9][0-9]{0,3}", connections):
+        raise ValueError(f"SHOP_CONNECTIONS: must be a whole number from 1 to 9999, not {connections!r}")
+    return parse_location(arguments.data or environment.get("SHOP_DATA") or str(DEFAULT_DIRECTORY), int(connections))
 
 
 def _faults(arguments: argparse.Namespace, environment: Mapping[str, str]) -> FaultPlan:

@@ -1,0 +1,493 @@
+"""The shop in PostgreSQL as it is run out there: poolers, few connections, rights, encodings, fail-overs, odd roles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import make_order, write_orders
+from postgres_server import PASSWORD, POOLER, PostgresServer, wait_for
+from test_postgres import is_told
+from test_shop_commands import run_here
+from test_storage import NOBODY, in_another_users_name
+
+from comparison.stage.processes import free_port
+from shop.catalogue import CUSTOMERS, Customer
+from shop.errors import ServiceUnavailable, StoreUnusable
+from shop.ledger import read_ledger
+from shop.orders import Item
+from shop.shop import Shop
+from shop.stores import storage
+from shop.stores.location import PostgresUrl, parse_location
+
+SERVICES = ("inventory", "payments", "notifications")
+NAME = "Ærøskøbing ☕ 株式会社"
+ORDERS = 60
+LATIN_1 = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+SQL_ASCII = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+OF_ROLE = "ALTER ROLE of_a_test SET"
+ONLY_READ = "default_transaction_read_only = on"
+
+
+def of_database(*settings: str) -> tuple[str, ...]:
+    return tuple(f"ALTER DATABASE of_a_test SET {setting}" for setting in settings)
+
+
+def sessions(server: PostgresServer) -> int:
+    """Return how many sessions others have on the database of a test."""
+    with server.connect() as operator:
+        row = operator.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'of_a_test'").fetchone()
+    assert row
+    return int(row[0])
+
+
+def run_many(
+    server: PostgresServer, url: PostgresUrl, folder: Path, **settings: str
+) -> tuple[int, set[str], list[str]]:
+    """Process many orders at once; return the script's status, how the orders ended and how their attempts did."""
+    orders = [make_order(f"{folder.name}-{number}", items=(Item("mug", 1, 5),)) for number in range(ORDERS)]
+    file = write_orders(folder / "orders.jsonl", *orders)
+    log = folder / "log"
+    everything = server.url(database="of_a_test")
+    options = ("--concurrency", "32", "--log", log, "--data", url)
+    completed = run_here("order_processor.py", file, *options, settings=settings)
+    lines = [line.split("\t") for line in completed.stdout.splitlines()]
+    assert len(lines) == ORDERS, completed.stderr[-3000:]
+    assert not is_told(completed.stdout + completed.stderr + log.read_text())
+    return completed.returncode, {status for _, status, _ in lines}, read_outcomes(everything)
+
+
+def read_outcomes(url: PostgresUrl) -> list[str]:
+    return [attempt.outcome for attempt in read_ledger(url).attempts]
+
+
+def process(url: PostgresUrl, order_id: str) -> None:
+    """Take an order through its steps, twice: a repeat finds what the first one did."""
+    with closing(Shop(url)) as shop:
+        for _ in range(2):
+            shop.inventory.validate_inventory(make_order(order_id))
+            shop.payments.process_payment(make_order(order_id))
+            shop.inventory.update_inventory(make_order(order_id))
+            shop.notifications.send_confirmation(make_order(order_id))
+
+
+@pytest.mark.parametrize(
+    ("options", "statements", "environment", "setting"),
+    [
+        (SQL_ASCII, (), {}, ""),
+        (SQL_ASCII, (), {"PGCLIENTENCODING": "SQL_ASCII"}, ""),
+        ("", (), {"PGCLIENTENCODING": "SQL_ASCII"}, ""),
+        ("", (), {"PGCLIENTENCODING": "LATIN1"}, ""),
+        ("", (f"{OF_ROLE} client_encoding = 'SQL_ASCII'",), {}, ""),
+        ("", of_database("client_encoding = 'WIN1252'"), {}, ""),
+        ("", (), {}, "?client_encoding=SQL_ASCII"),
+        ("", (), {"PGOPTIONS": "-c client_encoding=SQL_ASCII"}, ""),
+    ],
+)
+def test_text_stays_text_whatever_the_encodings_of_database_role_and_environment(
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    statements: tuple[str, ...],
+    environment: dict[str, str],
+    setting: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with postgres.database(options, *statements) as url:
+        url = PostgresUrl(url.secret + setting)
+        process(url, "1")
+        with closing(Shop(url)) as shop:
+            shop.notifications.replace_customers([*CUSTOMERS, Customer("many", NAME, NAME)])
+        with storage.read_only(url, "notifications") as connection:
+            names = [row["name"] for row in connection.execute("SELECT * FROM customers WHERE name = ?", (NAME,))]
+        shown = run_here("shop", "ledger", "--data", url)
+
+    assert names == [NAME]
+    assert (shown.returncode, "order 1" in shown.stdout) == (0, True), shown.stderr
+
+
+@pytest.mark.parametrize("program", [("order_processor.py",), ("run_worker.py",), ("shop", "ledger")])
+@pytest.mark.parametrize("options", [LATIN_1, LATIN_1.replace("LATIN1", "EUC_JP")])
+def test_a_database_that_cannot_hold_every_name_is_refused(
+    postgres: PostgresServer, program: tuple[str, ...], options: str
+) -> None:
+    with postgres.database(options) as url:
+        completed = run_here(*program, "--data", url)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert len(completed.stderr.splitlines()) == 1
+    assert f"its encoding is {options.split(chr(39))[1]}, and a shop needs UTF8" in completed.stderr
+
+
+def busy(shop: Shop, prefix: str, at_once: int = 6) -> None:
+    """Use several sessions."""
+    with ThreadPoolExecutor(at_once) as executor:
+        list(executor.map(shop.payments.process_payment, [make_order(f"{prefix}-{n}") for n in range(2 * at_once)]))
+
+
+@pytest.mark.parametrize("who", ["DATABASE of_a_test", "ROLE of_a_test"])
+@pytest.mark.parametrize("are_sessions_ended", [True, False])
+def test_a_shop_goes_on_by_itself_when_its_database_may_be_written_again(
+    postgres: PostgresServer, who: str, are_sessions_ended: bool
+) -> None:
+    with postgres.database() as url, closing(Shop(url)) as shop:
+        busy(shop, "before")
+        postgres.operate(f"ALTER {who} SET {ONLY_READ}")
+        if are_sessions_ended:
+            postgres.operate("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'of_a_test'")
+            for number in range(3):
+                with pytest.raises(ServiceUnavailable, match="the database answers: it is read-only"):
+                    shop.payments.process_payment(make_order(f"during-{number}"))
+        postgres.operate(f"ALTER {who} RESET default_transaction_read_only")
+        busy(shop, "after")
+
+        assert set(read_outcomes(url)) == {"ok"}
+
+
+def test_a_session_of_a_standby_is_not_used_when_the_primary_is_elsewhere(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        Shop(url).close()
+        with postgres.standby() as standby:
+            here, there = (f"127.0.0.1:{port}" for port in (standby.port, postgres.port))
+            both = PostgresUrl(url.secret.replace(there, f"{here},{there}") + "?target_session_attrs=read-write")
+            process(both, "1")
+            with pytest.raises(StoreUnusable, match="it is read-only"):
+                Shop(PostgresUrl(url.secret.replace(there, here)))
+            wait_for(
+                lambda: len(read_ledger(PostgresUrl(url.secret.replace(there, here))).confirmations) == 1, "it follows"
+            )
+            with closing(Shop(both)) as shop:
+                busy(shop, "before")
+                postgres.kill()
+                standby.operate("SELECT pg_promote()")
+                busy_again = shop.payments.process_payment(make_order("after"))
+            charges = read_ledger(both).charges
+        postgres.start()
+
+    assert busy_again in [charge.transaction_id for charge in charges]
+
+
+@pytest.mark.parametrize("program", ["run_worker.py", "order_processor.py"])
+@pytest.mark.parametrize("statements", [(f"{OF_ROLE} {ONLY_READ}",), of_database(ONLY_READ)])
+def test_a_database_that_is_read_only_at_the_start_is_answered_with_2_and_said(
+    postgres: PostgresServer, program: str, statements: tuple[str, ...]
+) -> None:
+    with postgres.database() as url:
+        Shop(url).close()
+        postgres.operate(*statements)
+
+        completed = run_here(program, "--data", url)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr == f"{Path(program).stem}: {url}: the database answers: it is read-only\n"
+
+
+def test_a_worker_whose_user_may_only_read_ends_with_2_and_says_so(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        owner = postgres.url(database="of_a_test")
+        Shop(owner).close()
+        in_schemas(
+            postgres, "GRANT USAGE ON SCHEMA {} TO of_a_test", "GRANT SELECT ON ALL TABLES IN SCHEMA {} TO of_a_test"
+        )
+
+        completed = run_here("run_worker.py", "--data", url)
+        shown = run_here("shop", "ledger", "--data", url)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "the user may not write to the schema inventory" in completed.stderr
+    assert shown.returncode == 0
+
+
+def in_schemas(server: PostgresServer, *statements: str) -> None:
+    """Carry out statements for each schema, as the user whose the server is."""
+    for statement in statements:
+        server.operate(*(statement.format(service) for service in SERVICES), database="of_a_test")
+
+
+needs_pooler = pytest.mark.skipif(
+    not POOLER.exists(), reason="PgBouncer is not installed (Debian's package: pgbouncer)"
+)
+
+
+@needs_pooler
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_pooler_may_stand_before_the_database(postgres: PostgresServer, tmp_path: Path, mode: str, size: int) -> None:
+    with (
+        postgres.database() as url,
+        postgres.pooler(f"pool_mode = {mode}", f"default_pool_size = {size}", "max_client_conn = 200") as port,
+    ):
+        pooled = PostgresUrl(url.secret.replace(f":{postgres.port}", f":{port}"))
+        status, ended, attempts = run_many(postgres, pooled, tmp_path)
+
+        ledger = read_ledger(url)
+
+    assert (status, ended, set(attempts)) == (0, {"completed"}, {"ok"})
+    assert len(ledger.sales) == len(ledger.charges) == len(ledger.confirmations) == ORDERS
+    assert ledger.stock["mug"].now == 100 - ORDERS
+
+
+@needs_pooler
+def test_a_pooler_that_parts_transactions_is_refused(postgres: PostgresServer) -> None:
+    with postgres.database() as url, postgres.pooler("pool_mode = statement") as port:
+        completed = run_here(
+            "run_worker.py", "--data", PostgresUrl(url.secret.replace(f":{postgres.port}", f":{port}"))
+        )
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert len(completed.stderr.splitlines()) == 1
+    assert "transaction blocks not allowed in statement pooling mode" in completed.stderr
+
+
+@pytest.mark.parametrize("limit", [2, 5])
+def test_orders_wait_where_the_user_has_few_connections(postgres: PostgresServer, tmp_path: Path, limit: int) -> None:
+    with postgres.database("", f"ALTER ROLE of_a_test CONNECTION LIMIT {limit}") as url:
+        status, ended, attempts = run_many(postgres, url, tmp_path)
+
+    assert (status, ended, set(attempts)) == (0, {"completed"}, {"ok"})
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_a_process_opens_no_more_connections_than_it_may(
+    postgres: PostgresServer, tmp_path: Path, connections: int
+) -> None:
+    with postgres.database() as url, closing(Shop(PostgresUrl(url.secret, connections))) as shop:
+        busy(shop, "many", at_once=12)
+        shop.inventory.validate_inventory(make_order())
+
+        assert sessions(postgres) == connections
+        assert set(read_outcomes(url)) == {"ok"}
+
+
+def test_the_number_of_connections_comes_from_the_environment(postgres: PostgresServer, tmp_path: Path) -> None:
+    with postgres.database("", "ALTER ROLE of_a_test CONNECTION LIMIT 3") as url:
+        status, ended, attempts = run_many(postgres, url, tmp_path, SHOP_CONNECTIONS="2")
+    helped = run_here("order_processor.py", "--help")
+
+    assert (status, ended, set(attempts)) == (0, {"completed"}, {"ok"})
+    assert "$SHOP_CONNECTIONS connections" in " ".join(helped.stdout.split())
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "", "1.5", "10000"])
+def test_a_number_of_connections_that_is_none_is_bad_usage(tmp_path: Path, number: str) -> None:
+    completed = run_here("shop", "ledger", "--data", tmp_path / "shop", settings={"SHOP_CONNECTIONS": number})
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "SHOP_CONNECTIONS: must be a whole number" in completed.stderr
+    assert not (tmp_path / "shop").exists()
+
+
+CREATE_NOTHING = "REVOKE CREATE ON DATABASE of_a_test FROM of_a_test"
+NOT_OWNER = "ALTER DATABASE of_a_test OWNER TO shop"
+
+
+@pytest.mark.parametrize("made", ["schemas", "tables", "one table"])
+def test_what_somebody_else_made_is_used_and_the_right_to_make_it_not_asked_for(
+    postgres: PostgresServer, made: str
+) -> None:
+    with postgres.database("", NOT_OWNER) as url:
+        owner = postgres.url(database="of_a_test")
+        if made == "tables":
+            Shop(owner).close()
+        else:
+            in_schemas(postgres, "CREATE SCHEMA {}")
+        rights = ("USAGE",) if made == "tables" else ("USAGE", "CREATE")
+        in_schemas(postgres, *(f"GRANT {right} ON SCHEMA {{}} TO of_a_test" for right in rights))
+        if made == "one table":
+            in_schemas(postgres, "CREATE TABLE {}.voids (order_id TEXT PRIMARY KEY, digest TEXT, rowid SERIAL)")
+            in_schemas(postgres, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {} TO of_a_test")
+        in_schemas(postgres, "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {} TO of_a_test")
+
+        process(url, "1")
+        with closing(Shop(url)) as shop:
+            shop.payments.void_charge(make_order("2"))
+
+        assert set(read_outcomes(url)) == {"ok"}
+
+
+def test_a_user_who_may_make_nothing_in_an_empty_database_is_told_so(postgres: PostgresServer) -> None:
+    with postgres.database("", NOT_OWNER) as url:
+        completed = run_here("run_worker.py", "--data", url)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert len(completed.stderr.splitlines()) == 1
+    assert "permission denied for database of_a_test" in completed.stderr
+
+
+def settings_of(server: PostgresServer) -> str:
+    """Return the settings of the test's database as libpq's `key=value`."""
+    return f"host=127.0.0.1 port={server.port} dbname=of_a_test user=of_a_test"
+
+
+@pytest.mark.parametrize("form", ["quoted", "bare", "spaced", "service", "service in a url", "password of a file"])
+def test_a_database_may_be_named_as_libpq_names_it(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    settings = settings_of(postgres)
+    (tmp_path / "services").write_text("[shop]\n" + f"{settings} password={PASSWORD}".replace(" ", "\n") + "\n")
+    (tmp_path / "passwords").write_text(f"*:*:*:*:{PASSWORD}\n")
+    (tmp_path / "passwords").chmod(0o600)
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.chdir(tmp_path)
+    data = {
+        "quoted": f"{settings} password='{PASSWORD}'",
+        "bare": f"password={PASSWORD} {settings}",
+        "spaced": f" {settings.replace('=', ' = ')}  password = '{PASSWORD}' ",
+        "service": "service=shop",
+        "service in a url": "postgresql://?service=shop",
+        "password of a file": f"{settings} passfile={tmp_path / 'passwords'}",
+    }[form]
+    before = sorted(tmp_path.iterdir())
+
+    with postgres.database() as url:
+        completed = run_here("order_processor.py", "--data", data, "--log", tmp_path / "log")
+        confirmed = len(read_ledger(url).confirmations)
+
+    assert (completed.returncode, confirmed) == (0, 1), completed.stderr
+    assert not is_told(completed.stdout + completed.stderr + (tmp_path / "log").read_text())
+    assert not is_told(str(parse_location(data)) + repr(parse_location(data)))
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "log", *before]
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("host=db password=plum dbname=shop", "host=db dbname=shop"),
+        ("service=shop", "service=shop"),
+        (r"host = db dbname='my shop' user='x y' password='it\'s plum'", "host=db dbname='my shop'"),
+        ("host=/run/pg password=it's=plum port=5", "host=/run/pg port=5"),
+        ("host=a,b port=1,2 dbname=shop target_session_attrs=read-write", "host=a,b port=1,2 dbname=shop"),
+    ],
+)
+def test_settings_are_shown_without_user_and_password(data: str, shown: str) -> None:
+    location = parse_location(data)
+
+    assert isinstance(location, PostgresUrl)
+    assert (location.secret, str(location)) == (data, shown)
+    assert not is_told(repr(location))
+
+
+@pytest.mark.parametrize("program", [("order_processor.py",), ("run_worker.py",), ("shop", "ledger")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "password=plum",
+        "shop password=plum",
+        "password=plum turnip host=db",
+        "host=db password='plum",
+        "host=db dbname=postgresql://u:plum@db/shop",
+        "Server=db;Password=plum",
+        "jdbc:postgresql://db/shop?password=plum",
+        "postgresql:/shop:plum@db/shop",
+        "postgresql:shop:plum@db",
+        "a=b",
+        "host=db sslword=plum",
+        "service=nowhere",
+    ],
+)
+def test_no_folder_is_made_of_what_looks_like_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: tuple[str, ...], data: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    completed = run_here(*program, "--data", data)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert len(completed.stderr.splitlines()) == 1
+    assert not is_told(completed.stderr)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["./a=b", "shops/run=3", "my-shop=3", "~/shop"])
+def test_a_folder_may_have_an_equals_sign_in_its_name(name: str) -> None:
+    assert parse_location(name) == Path(name).expanduser()
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1:{0},127.0.0.1:{1}", "127.0.0.1:{0},127.0.0.1:{1},127.0.0.1:{0}"])
+@pytest.mark.parametrize("program", [("order_processor.py",), ("run_worker.py",), ("shop", "ledger")])
+def test_several_hosts_that_are_all_down_are_told_in_one_sentence(program: tuple[str, ...], hosts: str) -> None:
+    address = hosts.format(free_port(), free_port())
+
+    completed = run_here(*program, "--data", f"postgresql://shop:plum@{address}/shop")
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert len(completed.stderr.splitlines()) == 1
+    assert completed.stderr.count("refused") == 1
+    assert len(completed.stderr) < 300
+    assert not is_told(completed.stderr)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_the_log_of_a_script_in_a_folder_that_is_not_its_users_goes_where_it_is_told(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not in pytest's folder, into which nobody else may look.
+    with postgres.database() as url, tempfile.TemporaryDirectory() as folder:
+        own = Path(folder) / "own"
+        own.mkdir()
+        shutil.chown(own, NOBODY, NOBODY)
+        Path(folder).chmod(0o755)
+        monkeypatch.setattr("shop.terminal.options.DEFAULT_DIRECTORY", Path(folder) / "data")
+        script = ("order_processor.py", "--data", url)
+
+        refused = in_another_users_name(lambda: run_here(*script))
+        logged = in_another_users_name(lambda: run_here(*script, "--log", own / "log"))
+
+        assert "returncode=2" in refused
+        assert "stdout=''" in refused
+        assert "data'; say with --log FILE where it goes" in refused
+        assert "returncode=0" in logged
+        assert [path.name for path in own.iterdir()] == ["log"]
+        assert len(read_ledger(url).confirmations) == 1
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        of_database("default_transaction_isolation = 'serializable'"),
+        of_database("statement_timeout = '2s'", "lock_timeout = '1s'"),
+        (f"{OF_ROLE} search_path = nowhere, pg_catalog",),
+        (f"{OF_ROLE} DateStyle = 'German, DMY'", f"{OF_ROLE} IntervalStyle = 'iso_8601'"),
+        (f"{OF_ROLE} standard_conforming_strings = off", f"{OF_ROLE} backslash_quote = on"),
+        (f"{OF_ROLE} idle_session_timeout = '200ms'",),
+        (f"{OF_ROLE} idle_in_transaction_session_timeout = '5s'", f"{OF_ROLE} default_transaction_deferrable = on"),
+        (f"{OF_ROLE} client_min_messages = 'debug1'", f"{OF_ROLE} transform_null_equals = on"),
+        (
+            f"{OF_ROLE} extra_float_digits = 0",
+            f"{OF_ROLE} bytea_output = 'escape'",
+            f"{OF_ROLE} TimeZone = 'Asia/Tokyo'",
+        ),
+    ],
+    ids=lambda statements: statements[0].partition(" SET ")[2].split()[0],
+)
+def test_a_shop_does_not_mind_what_is_set_for_the_database_or_the_user(
+    postgres: PostgresServer, tmp_path: Path, statements: tuple[str, ...]
+) -> None:
+    with postgres.database("", *statements) as url:
+        process(url, "1")
+        status, ended, attempts = run_many(postgres, url, tmp_path)
+
+    assert (status, ended, set(attempts)) == (0, {"completed"}, {"ok"})
+
+
+@pytest.mark.parametrize(
+    "password", ["a b", "it's", r"back\slash", "p%40%", "ключ☕", "#?&=:/@[]", " x ", '"', "$HOME `x`"]
+)
+@pytest.mark.parametrize("form", ["url", "settings"])
+def test_a_password_may_hold_any_character(postgres: PostgresServer, password: str, form: str) -> None:
+    literal = password.replace("'", "''")
+    quoted = password.replace("\\", r"\\").replace("'", r"\'")
+    with postgres.database("", f"ALTER ROLE of_a_test PASSWORD '{literal}'"):
+        data = {
+            "url": postgres.url("of_a_test", password, database="of_a_test").secret,
+            "settings": f"{settings_of(postgres)} password='{quoted}'",
+        }[form]
+        completed = run_here("shop", "ledger", "--data", data)
+
+    assert completed.returncode == 0, completed.stderr

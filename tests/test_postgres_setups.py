@@ -32,6 +32,8 @@ LATIN_1 = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
 SQL_ASCII = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
 OF_ROLE = "ALTER ROLE of_a_test SET"
 ONLY_READ = "default_transaction_read_only = on"
+needs_pooler = pytest.mark.skipif(not POOLER.exists(), reason="not installed (Debian's package: pgbouncer)")
+END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'of_a_test'"
 
 
 def of_database(*settings: str) -> tuple[str, ...]:
@@ -140,12 +142,25 @@ def test_a_shop_goes_on_by_itself_when_its_database_may_be_written_again(
         busy(shop, "before")
         postgres.operate(f"ALTER {who} SET {ONLY_READ}")
         if are_sessions_ended:
-            postgres.operate("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'of_a_test'")
+            postgres.operate(END_SESSIONS)
             for number in range(3):
                 with pytest.raises(ServiceUnavailable, match="the database answers: it is read-only"):
                     shop.payments.process_payment(make_order(f"during-{number}"))
         postgres.operate(f"ALTER {who} RESET default_transaction_read_only")
         busy(shop, "after")
+
+        assert set(read_outcomes(url)) == {"ok"}
+
+
+@needs_pooler
+def test_a_shop_goes_on_also_where_a_pooler_keeps_the_sessions(postgres: PostgresServer) -> None:
+    with postgres.database() as url, postgres.pooler("pool_mode = transaction", "default_pool_size = 4") as port:
+        with closing(Shop(PostgresUrl(url.secret.replace(f":{postgres.port}", f":{port}")))) as shop:
+            postgres.operate(f"ALTER DATABASE of_a_test SET {ONLY_READ}", END_SESSIONS)
+            with pytest.raises(ServiceUnavailable, match="it is read-only"):
+                shop.payments.process_payment(make_order("during"))
+            postgres.operate("ALTER DATABASE of_a_test RESET default_transaction_read_only")
+            busy(shop, "after")
 
         assert set(read_outcomes(url)) == {"ok"}
 
@@ -208,11 +223,6 @@ def in_schemas(server: PostgresServer, *statements: str) -> None:
     """Carry out statements for each schema, as the user whose the server is."""
     for statement in statements:
         server.operate(*(statement.format(service) for service in SERVICES), database="of_a_test")
-
-
-needs_pooler = pytest.mark.skipif(
-    not POOLER.exists(), reason="PgBouncer is not installed (Debian's package: pgbouncer)"
-)
 
 
 @needs_pooler

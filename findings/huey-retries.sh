@@ -2,9 +2,10 @@
 # In huey, retries do not survive a kill.
 # huey 3.5.4 (SqliteHuey), 2026-11-29.
 #
-# Expected: a task with `retries=3`, whose consumer is killed in the middle of it, is run again by the next consumer: the queue is a file.
-# Seen: the task was taken off the queue before it began. After the kill it is gone: not pending, not scheduled, no result, and a new
-#   consumer runs nothing. An exception is retried; a death is not.
+# Expected: a task with `retries=3`, whose consumer is killed in the middle of it, is run again by the next consumer:
+#   the queue is a file.
+# Seen: the task was taken off the queue before it began. After the kill it is gone: not pending, not scheduled, no
+#   result, and a new consumer runs nothing. An exception is retried; a death is not.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -12,7 +13,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/huey-3.5.4
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q huey==3.5.4 && touch "$venv/installed"
+    "$venv/bin/pip" install -q huey==3.5.4 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 
 cat >"$folder/tasks.py" <<'PYTHON'

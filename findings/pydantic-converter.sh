@@ -3,10 +3,10 @@
 # temporalio 1.35.0, pydantic 2.14.4, 2026-11-29.
 #
 # Expected: what a step returns as a valid model the workflow gets as an equal model, or the step fails.
-# Seen: a field with an optional default and a `validation_alias` (or a `serialization_alias`) arrives with its default, in silence: it is
-#   written under one name and read under the other. `exclude=True` does the same. A computed field and `extra="forbid"`, or an infinite
-#   float, make a model that is written and cannot be read. A subclass in a field of its
-#   base class loses its fields.
+# Seen: a field with an optional default and a `validation_alias` (or a `serialization_alias`) arrives with its
+#   default, in silence: it is written under one name and read under the other. `exclude=True` does the same. A
+#   computed field and `extra="forbid"`, or an infinite float, make a model that is written and cannot be read. A
+#   subclass in a field of its base class loses its fields.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -14,7 +14,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0-pydantic-2.14.4
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 pydantic==2.14.4 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 pydantic==2.14.4 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
@@ -99,7 +100,8 @@ for model in (
         verdict = type(error).__name__
     note(f"{model!r}: {payloads[0].data.decode()}: {verdict}")
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 Alias(quantity=12): {"orderQuantity":12}: equal

@@ -2,9 +2,11 @@
 # Around a generator, retry decorators do not retry, or repeat what was given out.
 # tenacity 9.2.1, stamina 26.1.0, backoff 2.2.1, 2026-11-29.
 #
-# Expected: a generator that reads pages, decorated with a retry, goes on after an error; or the decorator refuses a generator.
-# Seen: tenacity and backoff call the function, which returns a generator at once, and that is a success: the error in the middle reaches
-#   the caller after one attempt. stamina runs it again from the start, and the caller gets the first page twice. None says a word.
+# Expected: a generator that reads pages, decorated with a retry, goes on after an error; or the decorator refuses a
+#   generator.
+# Seen: tenacity and backoff call the function, which returns a generator at once, and that is a success: the error in
+#   the middle reaches the caller after one attempt. stamina runs it again from the start, and the caller gets the
+#   first page twice. None says a word.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -12,7 +14,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/retries
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q tenacity==9.2.1 stamina==26.1.0 backoff==2.2.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q tenacity==9.2.1 stamina==26.1.0 backoff==2.2.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 
 cat >"$folder/probe.py" <<'PYTHON'
@@ -57,7 +60,8 @@ for name, decorate in decorators.items():
         end = repr(error)
     note(f"{name}: {given}, then {end}; runs: {runs}")
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 tenacity: [1], then ConnectionError('cut off'); runs: 1

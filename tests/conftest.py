@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import forked
 import pytest
 from postgres_server import FOLDERS, PostgresServer
 from temporalio.api.enums.v1 import IndexedValueType
@@ -84,6 +85,13 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("TEMPORAL_", "SHOP_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_are_forked() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Program, "spawn", staticmethod(forked.spawn))
+        yield
 
 
 @pytest.fixture

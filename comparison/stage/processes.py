@@ -89,6 +89,7 @@ class Program:
 
     executable = sys.executable
     tree = ROOT
+    spawn = staticmethod(asyncio.create_subprocess_exec)
     started: ClassVar[set[Program]] = set()  # and not seen to have ended
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
@@ -105,7 +106,7 @@ class Program:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.log.append(LogEntry(time.time(), f"{self.name} starts"))
         with self.output.open("ab") as output, self.errors.open("ab") as errors, self.standard_input.open() as lines:
-            self.process = await asyncio.create_subprocess_exec(
+            self.process = await self.spawn(
                 self.executable,
                 *self.arguments,
                 stdin=lines,

@@ -65,7 +65,7 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
         async with running_server(directory / "server") as server:
             rows = await run_scenarios(scenarios, directory, server, begun=begun, done=done)
             progress.stop()
-            _report(rows, arguments)
+            report(rows, arguments)
             if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.svg):
                 _say_where_to_look(rows, server.ui)
                 await interruption().wait()
@@ -82,7 +82,8 @@ def _say_where_to_look(rows: Sequence[Row], ui: str) -> None:
         print("Next, one of them step by step: python -m comparison killed-after-charge", flush=True)
 
 
-def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+def report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+    """Print the rows in the form that was asked for, or draw them; name what is not as expected on standard error."""
     if arguments.svg:
         draw_timeline(rows[0], arguments.svg)
     elif arguments.json:

@@ -1,10 +1,12 @@
-"""The comparison as a command. That all cells are as expected is held by test_documents.py, which runs all of them."""
+"""The comparison: all its cells, played once, in every form in which they are shown; and the command around it."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,63 +14,123 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from postgres_server import FOLDERS
 from proofs import soak
 from rich.console import Console
+from test_documents import INCLUDED, PAGES, PICTURE, normalized
 
+from comparison import compare
 from comparison.__main__ import main
-from comparison.drawing import draw_timeline
-from comparison.scenarios import SCENARIOS, Endings, Scenario
+from comparison.scenarios import GROUPS, SCENARIOS, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
-from comparison.stage.runner import Cell, Row, run_scenarios
-from comparison.table import make_short_table, make_table
-from comparison.timeline import print_timeline
+from comparison.stage.runner import Row, run_scenarios
+from comparison.table import make_table
 from plumbing.connection import NoConnection
 from shop.faults import STEPS, parse_faults
 
 
-def run_comparison(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "comparison", *arguments],
-        cwd=ROOT,
-        env=clean_environment() | settings,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @dataclass(frozen=True)
-class AsJson:
-    """Two rows, run by a caller who has settings of his own."""
+class Played:
+    """All scenarios, played for a caller who has settings of his own; and the shop that these name."""
 
-    status: int
-    rows: dict[str, Any]  # Any: JSON
-    data: Path
+    rows: dict[str, Row]
+    callers_shop: Path
+
+    def reported(self, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+        """Return what the command prints of the rows."""
+        parser = argparse.ArgumentParser()
+        compare.add_arguments(parser)
+        compare.report([*self.rows.values()], parser.parse_args(options))
+        output, errors = capsys.readouterr()
+        assert errors == ""
+        return output
 
 
 @pytest.fixture(scope="module")
-def as_json(tmp_path_factory: pytest.TempPathFactory) -> AsJson:
-    data = tmp_path_factory.mktemp("callers") / "shop"
-    settings = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "SHOP_DATA": str(data), "SHOP_FAULTS": "process_payment:none"}
-    done = run_comparison("declined", "killed-before-charge", "--json", **settings)
-    return AsJson(done.returncode, {row["name"]: row for row in json.loads(done.stdout)["rows"]}, data)
+async def played(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    shop = tmp_path_factory.mktemp("callers") / "shop"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("TEMPORAL_ADDRESS", "127.0.0.1:1"),
+            ("SHOP_DATA", str(shop)),
+            ("SHOP_FAULTS", "process_payment:none"),
+        ):
+            patch.setenv(name, value)
+        rows = await run_scenarios([*SCENARIOS.values()], tmp_path_factory.mktemp("played"), server)
+    return Played({row.scenario.name: row for row in rows}, shop)
 
 
-def test_json_has_a_cell_for_each_version(as_json: AsJson) -> None:
-    assert as_json.status == 0
-    assert as_json.rows["declined"]["script_rerun"] is None
-    assert as_json.rows["killed-before-charge"]["script"]["endings"] == ["abandoned, nothing held"]
-    assert len(as_json.rows["killed-before-charge"]["temporal"]["attempts"]) == 5
+@pytest.mark.timeout(290)
+def test_every_cell_is_as_expected(played: Played) -> None:
+    assert [row for row in played.rows.values() if not row.is_as_expected] == []
 
 
-def test_settings_of_the_caller_are_ignored(as_json: AsJson) -> None:
-    assert as_json.status == 0
-    assert not as_json.data.exists()
+def test_settings_of_the_caller_are_ignored(played: Played) -> None:
+    assert not played.callers_shop.exists()
+
+
+def test_the_page_shows_the_table(played: Played, capsys: pytest.CaptureFixture[str]) -> None:
+    ((command, shown),) = [pair for page in PAGES for pair in INCLUDED.findall(page.read_text())]
+
+    printed = played.reported(capsys, *command.removeprefix("python -m comparison ").split())
+
+    assert normalized(printed) == normalized(shown)
+
+
+def test_a_small_screen_shows_what_differs_and_the_result_once(
+    played: Played, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = played.reported(capsys)
+    table, _, result = printed.partition("\n\n")
+
+    assert max(map(len, table.splitlines())) <= 80
+    assert any(line.split()[-4:] == ["LOST", "ok", "ok", "ok"] for line in table.splitlines())
+    assert "All well" not in table
+    assert result.count("Orders lost: 7 by the script, 2 by the script run again once, 0 by the durable loop") == 1
+    assert re.findall(r" +$", printed, re.MULTILINE) == []
+
+
+def test_all_rows_are_shown_in_full_words_if_that_is_asked_for(
+    played: Played, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = played.reported(capsys, "--all")
+
+    assert [group for group in GROUPS if f"\n{group}" not in printed] == []
+    assert re.findall(r" +$", printed, re.MULTILINE) == []
+
+
+def test_eighty_columns_are_enough_for_all_rows(played: Played) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(make_table([*played.rows.values()], console.width))
+
+    titles = " ".join(line[:20].strip() for line in console.export_text().splitlines() if line.startswith("  "))
+    assert [each.title for each in SCENARIOS.values() if each.title not in titles] == []
+
+
+def test_the_picture_shows_what_happens_now(played: Played, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = played.rows[PICTURE.stem]
+
+    replace(played, rows={PICTURE.stem: row}).reported(capsys, PICTURE.stem, f"--svg={tmp_path / 'now.svg'}")
+
+    assert texts_of(tmp_path / "now.svg") == texts_of(PICTURE)
+
+
+def texts_of(picture: Path) -> list[str]:
+    """Return the texts of an SVG file, without their figures and in no order: moments may change places."""
+    texts = set(re.findall(r"<text[^>]*>([^<]*)<", picture.read_text()))
+    return sorted({re.sub(r"[\d.]+( s)?$", "N", text) for text in texts})
+
+
+def test_json_has_a_cell_for_each_version(played: Played, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["name"]: row for row in json.loads(played.reported(capsys, "--json"))["rows"]}
+
+    assert rows["declined"]["script_rerun"] is None
+    assert rows["killed-before-charge"]["script"]["endings"] == ["abandoned, nothing held"]
+    assert len(rows["killed-before-charge"]["temporal"]["attempts"]) == 5
 
 
 def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,27 +165,21 @@ def test_bad_usage_exits_2_with_a_sentence(
     assert errors
 
 
-async def run_one(scenario: Scenario, directory: Path, server: Server) -> Row:
-    (row,) = await run_scenarios([scenario], directory, server)
-    return row
-
-
-async def test_a_cell_that_differs_from_what_is_expected_is_noticed(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_cell_that_differs_from_what_is_expected_is_noticed(
+    played: Played, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = replace(SCENARIOS["declined"], name="declined-wrong", temporal=SCENARIOS["all-well"].temporal)
+    row = played.rows["declined"]
+    wrong = replace(row, scenario=replace(row.scenario, temporal=SCENARIOS["all-well"].temporal))
 
-    row = await run_one(wrong, tmp_path, server)
+    compare.report([wrong], argparse.Namespace(svg=None, json=False, markdown=False, all=False))
 
-    assert not row.is_as_expected
-    assert row.script.endings == wrong.script
+    printed, errors = capsys.readouterr()
+    assert errors.startswith("not as expected: ")
     # One scenario is printed with both versions on one time axis.
-    print_timeline(row)
-    printed = capsys.readouterr().out
     for text in ("order_processor.py starts", "run_workflow.py starts", "process_payment: PaymentDeclined"):
         assert text in printed
     # And drawn: a lane a program and a step, to scale, the ends where the words are.
-    draw_timeline(row, tmp_path / "drawn.svg")
+    compare.report([wrong], argparse.Namespace(svg=tmp_path / "drawn.svg"))
     drawn = [element.text for element in ElementTree.parse(tmp_path / "drawn.svg").iter() if element.text]
     for text in ("script", "Temporal", "run_worker.py", "process_payment", "PaymentDeclined"):
         assert text in drawn
@@ -132,34 +188,10 @@ async def test_a_cell_that_differs_from_what_is_expected_is_noticed(
 async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp_path: Path) -> None:
     idle = replace(SCENARIOS["declined"], name="declined-idle", faults="send_confirmation:unavailable")
 
-    row = await run_one(idle, tmp_path, server)
+    (row,) = await run_scenarios([idle], tmp_path, server)
 
     assert (row.script.endings, row.temporal.endings) == (idle.script, idle.temporal)
     assert not row.is_as_expected
-
-
-def cell_of(endings: Endings) -> Cell:
-    return Cell(endings, 0, 0, 0, 1.0, faults_fired=True, attempts=(), log=())
-
-
-def test_eighty_columns_are_enough_for_the_table() -> None:
-    rows = []
-    for each in SCENARIOS.values():
-        rerun = cell_of(each.rerun) if each.rerun else None
-        loop = cell_of(each.loop or each.rerun or each.script)
-        rows.append(Row(each, cell_of(each.script), rerun, loop, cell_of(each.temporal)))
-    console = Console(width=80, record=True, file=io.StringIO())
-
-    console.print(make_table(rows, console.width))
-    short = [str(line) for line in make_short_table(rows)]
-
-    # On a small screen, only what differs, and no line is broken by the terminal.
-    assert max(map(len, short)) <= 80
-    assert any(line.split()[-4:] == ["LOST", "ok", "ok", "ok"] for line in short)
-    assert "All well" not in " ".join(short)
-    titles = [line[:20].strip() for line in console.export_text().splitlines() if line.startswith("  ")]
-    printed = " ".join(titles)
-    assert [each.title for each in SCENARIOS.values() if each.title not in printed] == []
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
@@ -194,23 +226,23 @@ async def test_a_server_that_is_killed_again_before_it_serves_is_away(own_server
         await own_server.client()
 
 
-def run_soak(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.proofs.soak", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300)
-
-
 @pytest.mark.timeout(290)
 @pytest.mark.parametrize(("version", "store"), [("script", "sqlite"), ("durable", "postgres"), ("temporal", "sqlite")])
-def test_a_small_soak_has_no_violation(version: str, store: str) -> None:
+def test_a_small_soak_has_no_violation(
+    version: str, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if store == "postgres" and not FOLDERS:
         pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
+    numbers = ("--orders", "12", "--kills", "3", "--seed", "3")
+    monkeypatch.setattr(sys, "argv", ["soak", f"--version={version}", f"--store={store}", *numbers])
 
-    done = run_soak(f"--version={version}", f"--store={store}", "--orders", "12", "--kills", "3", "--seed", "3")
+    status = soak.main()
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " 3 from outside" in done.stdout
-    assert "violations: 0 in " in done.stdout
-    assert "planted violations that the audit missed: none" in done.stdout
+    output, errors = capsys.readouterr()
+    assert status == 0, output + errors
+    assert re.search(r", [3-9] from outside \(", output)
+    assert "violations: 0 in " in output
+    assert "planted violations that the audit missed: none" in output
 
 
 @pytest.mark.parametrize("arguments", [("--orders", "0"), ("--kills", "-1"), ("--seed", "-1")])
@@ -227,7 +259,7 @@ def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(
     send: Callable[[int, int], None], signal_number: int, tmp_path: Path
 ) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "comparison"],
+        [sys.executable, "-m", "comparison", "payment-down", "late-charge"],
         cwd=ROOT,
         env=clean_environment(TMPDIR=str(tmp_path)),
         stdout=subprocess.PIPE,

@@ -161,10 +161,14 @@ async def test_a_worker_whose_server_becomes_a_black_hole_goes_on_when_it_is_bac
     stage.started.append(worker)
     await worker.start()
 
+    taken = wire.taken
     wire.swallow()
-    await wait_until(lambda: "retried" in worker.errors.read_text(), "the outage is said")
+    await wait_until(lambda: wire.taken > taken, "it tries another connection")
     wire.carry_on()
     outcome = await run_order(stage.client, make_order(), wait=True)
+    wire.cut()
+    await wait_until(lambda: "retried" in worker.errors.read_text(), "an outage is said")
+    await wire.mend()
     wire.swallow()
     started = time.monotonic()
     worker.signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ class Wire:
         self._server_port = server.port
         self._open: set[asyncio.StreamWriter] = set()
         self._port = 0
+        self.taken = 0  # connections, so far
         self._carries = asyncio.Event()
         self._carries.set()
 
@@ -45,6 +46,7 @@ class Wire:
         self._carries.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         ends = {writer, server_writer}
         self._open |= ends

@@ -389,10 +389,9 @@ class Cell:
 
 ALL_CELLS = [Cell(version, state, way) for version in ("script", "workflow") for state in STATES for way in WAYS]
 ALL_PLAYABLE = [cell for cell in ALL_CELLS if not cell.why_not]
-# A run knows nothing but the answers. Of the states in which a workflow gets the same, one is played; of a script, all.
-CELLS = list(
-    {(cell.way, cell.answers) if cell.version == "workflow" else cell: cell for cell in reversed(ALL_PLAYABLE)}.values()
-)
+# A run knows nothing but the answers, and test_interleavings gives it all that there can be. Here, on a real server, a
+# workflow goes each way to each last answer once; a script goes each way from each state.
+CELLS = list({(c.way, c.answers[-1:]) if c.version == "workflow" else c: c for c in reversed(ALL_PLAYABLE)}.values())
 GROUPS = list(dict.fromkeys((cell.version, cell.way) for cell in CELLS))
 
 
@@ -442,17 +441,21 @@ class Pair:
 
 
 def all_pairs() -> Iterator[Pair]:
-    """Yield the pairs: each way to each step, a second run that goes well, and one that ends the order if it can."""
+    """Yield the pairs: each way to each step, a second run that goes well, and one that ends the order if it can.
+
+    Where a workflow takes part, one of the two in turn: test_interleavings has all.
+    """
     declined = (("validate_inventory", Trouble.DOWN),)
     unpaid = (("process_payment", Trouble.LOST_FOR_GOOD),)
     unmailed = (("send_confirmation", Trouble.REFUSED),)
     held_ways: list[tuple[Troubles, str]] = [((), step) for step in (*FORWARD, "send_confirmation")]
     held_ways += [(declined, "void_charge"), *((unpaid, step) for step in VOIDS), (unmailed, "note_unsent")]
-    for first, second, (troubles, held_in), fault in itertools.product(
-        ("script", "workflow"), ("script", "workflow"), held_ways, ((), declined)
+    for number, (first, second, (troubles, held_in), fault) in enumerate(
+        itertools.product(("script", "workflow"), ("script", "workflow"), held_ways, ((), declined))
     ):
         content = unmailed if troubles == unmailed else ()
-        yield Pair(first, Way(troubles), held_in, second, Way((*content, *fault)))
+        if first == second == "script" or number % 4 in (0, 3):
+            yield Pair(first, Way(troubles), held_in, second, Way((*content, *fault)))
 
 
 PAIRS = [*all_pairs()]

@@ -11,6 +11,7 @@ import pty
 import signal
 import socket
 import sys
+import tempfile
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -48,23 +49,16 @@ class Ended:
 
 async def run_starter(settings: dict[str, str], *arguments: str | Path, stdin: bytes = b"") -> Ended:
     """Run the starter to its end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "run_workflow.py",
-        *map(str, arguments),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-        env=settings,
-    )
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(stdin), 60)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode is not None
-    return Ended(process.returncode, output.decode().splitlines(), errors.decode())
+    with tempfile.TemporaryDirectory() as directory:
+        starter = Program(Path(directory) / "starter", settings, "run_workflow.py", *map(str, arguments))
+        starter.standard_input = Path(directory) / "input"
+        starter.standard_input.write_bytes(stdin)
+        try:
+            status = await starter.run(60)
+        finally:
+            if starter.is_running:
+                await starter.kill()
+        return Ended(status, starter.lines(), starter.errors.read_text())
 
 
 async def start_and_wait_until_started(stage: Stage, *orders: Order) -> Program:

@@ -122,6 +122,7 @@ def run_workflow(answers: tuple[Answer, ...]) -> Status:
         info = SimpleNamespace(workflow_id=workflows.workflow_id_for(ORDER.order_id), activity_type="", attempt=1)
         for module in (workflow, activity):
             patches.setattr(module, "info", lambda: info)
+        patches.setattr(workflow, "upsert_memo", lambda _: None)
         patches.setattr(workflows.OrderWorkflow, "_publish", lambda *_, **__: None)
         try:
             run = loop.create_task(workflows.OrderWorkflow().run(ORDER))

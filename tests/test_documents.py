@@ -33,6 +33,7 @@ SERVICES = {
     "python run_server.py": "Temporal UI:",
 }
 HTTP_ADDRESS = "localhost:8080"
+NEEDS_SERVER = re.compile(r"python run_wor|temporal |examples\.(http|large)_order")
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
 SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
@@ -168,7 +169,8 @@ async def pasted(text: str, directory: Path, *, leave_slow: bool) -> str:
     """Return `text` with every console block as it is when its commands are pasted in order."""
     terminals = Terminals(directory)
     try:
-        await terminals.paste("python run_server.py")
+        if NEEDS_SERVER.search("".join(block[0] for block in CONSOLE.finditer(text))):
+            await terminals.paste("python run_server.py")
         blocks = []
         for block in CARRIED_OUT.finditer(text):
             if block["diff"]:

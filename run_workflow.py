@@ -24,6 +24,7 @@ from temporalio.service import RPCError
 
 from plumbing.batch import run_batch
 from plumbing.connection import NoConnection, connect, ui_link
+from plumbing.encryption import KeyMissing
 from plumbing.process import log_to_stderr, run_and_exit
 from plumbing.starting import OPEN, IdTaken, result_of, saying_what_for, start_once
 from shop.orders import Order, Outcome, Status
@@ -58,7 +59,7 @@ async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
             return await result_of(client, OrderWorkflow.run, order, handle)
     except WorkflowFailureError as error:
         return await not_completed(client, order.order_id, error.cause)
-    except IdTaken as error:
+    except (IdTaken, KeyMissing) as error:
         return Outcome(order.order_id, Status.UNKNOWN, str(error))
     except RPCError as error:
         return Outcome(order.order_id, Status.UNKNOWN, f"the server refuses: {error.message}")

@@ -18,6 +18,7 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusCon
 from temporalio.service import KeepAliveConfig, RetryConfig, RPCError
 
 from plumbing.admission import PlainFailureConverter, StrictPayloadConverter
+from plumbing.encryption import KEYS_FILE, EncryptedFailureConverter, Encryption, read_keys
 
 CONNECT_TIMEOUT_SECONDS = 4.0
 # A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
@@ -71,7 +72,16 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
     address = settings.setdefault("target_host", "localhost:7233")
     if not address.rpartition(":")[2].isdecimal():
         raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
-    converter = DataConverter(StrictPayloadConverter, failure_converter_class=PlainFailureConverter)
+    try:
+        codec = Encryption(read_keys(environment))
+    except ImportError as error:
+        raise NoConnection(f"{KEYS_FILE} needs the package cryptography; install it once (make .venv)") from error
+    except (OSError, ValueError) as error:
+        raise NoConnection(f"correct {KEYS_FILE}={environment[KEYS_FILE]}: {error}") from error
+    if codec.key_id:
+        logger.info("payloads are encrypted under key %s", codec.key_id)
+    failures = EncryptedFailureConverter if codec.key_id else PlainFailureConverter
+    converter = DataConverter(StrictPayloadConverter, codec, failures)
 
     async def connect_and_look() -> Client:
         client = await Client.connect(

@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskSta
 from temporalio.api.enums.v1 import VersioningBehavior as Behaviour
 from temporalio.api.enums.v1 import WorkerVersioningMode as Mode
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
     DescribeWorkflowExecutionRequest,
@@ -22,8 +23,10 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.converter import WorkflowSerializationContext
-from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
+from temporalio.exceptions import FailureError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.types import MethodAsyncSingleParam
+
+from plumbing.encryption import KeyMissing
 
 WorkflowT = TypeVar("WorkflowT")
 InputT = TypeVar("InputT")
@@ -59,6 +62,7 @@ async def start_once(
 
     Raises:
         IdTaken: if it runs or ran with another input, or runs again and again; it is left alone.
+        KeyMissing: if its input cannot be read.
         RPCError: if the server refuses.
     """
     options["id_conflict_policy"] = WorkflowIDConflictPolicy.FAIL
@@ -88,6 +92,8 @@ async def _refuse_another(client: Client, run: Any, argument: object, first_run:
     context = WorkflowSerializationContext(client.namespace, first_run.id)
     try:
         sent = await client.data_converter.with_context(context).decode(started.input.payloads, declared.arg_types)
+    except KeyMissing:
+        raise
     except Exception:  # It is no such argument, for which a converter may raise any error.
         sent = []
     if sent != [argument] or started.workflow_type.name != declared.name:
@@ -153,12 +159,13 @@ async def what_for(client: Client, workflow_id: str) -> str:
         return await _nobody(client, found)
     if task.attempt > 1:
         events = (await client.get_workflow_handle(workflow_id).fetch_history()).events
-        failures = [event.workflow_task_failed_event_attributes.failure.message for event in events]
-        return f"its workers fail to run it: {next(filter(None, reversed(failures)), 'no answer')}"
+        failures = [event.workflow_task_failed_event_attributes for event in events]
+        failed = next((failure for failure in reversed(failures) if failure.HasField("failure")), None)
+        return f"its workers fail to run it: {await _message(client, failed.failure) if failed else 'no answer'}"
     steps = []
     for step in found.pending_activities:
         is_waiting = step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
-        reason = "it is paused" if step.paused else step.last_failure.message or "no answer yet"
+        reason = "it is paused" if step.paused else await _message(client, step.last_failure) or "no answer yet"
         if is_waiting and not step.HasField("next_attempt_schedule_time"):
             reason = await _nobody(client, found)
         steps.append(f"{step.activity_type.name}, attempt {step.attempt}: {reason}")
@@ -181,6 +188,11 @@ async def _nobody(client: Client, found: DescribeWorkflowExecutionResponse) -> s
             which = " without a version"
             advice = "; no version is current: temporal worker deployment set-current-version"
     return f"no worker{which} listens on task queue {queue.name}, or all are busy{advice}"
+
+
+async def _message(client: Client, failure: Failure) -> str:
+    error = await client.data_converter.decode_failure(failure)
+    return error.message if isinstance(error, FailureError) and failure.message else ""
 
 
 async def describe(client: Client, workflow_id: str, *, retry: bool = True) -> DescribeWorkflowExecutionResponse:

@@ -82,7 +82,7 @@ def address_of(location: Location) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("TEMPORAL_", "SHOP_"))]:
+    for name in [name for name in os.environ if name.startswith(("TEMPORAL_", "SHOP_", "PAYLOAD_", "OTEL_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", os.devnull)
 

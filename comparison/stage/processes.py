@@ -35,11 +35,11 @@ PORTS = range(20_000, 31_000)
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment without any `TEMPORAL_*` or `SHOP_*` setting, and with `settings`.
+    """Return this process's environment without any setting of Temporal, the shop or OpenTelemetry; with `settings`.
 
     Python may write its bytecode: a worker that may not compiles `workflows.py` anew for every order.
     """
-    ours = ("TEMPORAL_", "SHOP_", "PYTHONDONTWRITEBYTECODE")
+    ours = ("TEMPORAL_", "SHOP_", "PAYLOAD_", "OTEL_", "PYTHONDONTWRITEBYTECODE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     # An empty profile file: the user's own must not decide where we connect to.
     return {**inherited, "TEMPORAL_CONFIG_FILE": os.devnull, "PYTHONUNBUFFERED": "1", **settings}

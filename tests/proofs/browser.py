@@ -46,14 +46,17 @@ class Browser:
         _send(f"{self._address}/url", {"url": url})
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            script = {"script": "return document.body.innerText", "args": []}
-            shown = str(_send(f"{self._address}/execute/sync", script))
+            shown = str(self.run("return document.body.innerText"))
             missing = [text for text in texts if text not in shown]
             if not missing:
                 return shown
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{url} does not show {missing}, but: {shown}")
             time.sleep(POLL_SECONDS)
+
+    def run(self, script: str) -> Any:  # Any: JSON
+        """Run a function body in the page that is open; return what it returns."""
+        return _send(f"{self._address}/execute/sync", {"script": script, "args": []})
 
     def save_picture(self, path: Path) -> None:
         """Write what the window shows as a PNG file."""

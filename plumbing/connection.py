@@ -19,6 +19,7 @@ from temporalio.service import KeepAliveConfig, RetryConfig, RPCError
 
 from plumbing.admission import PlainFailureConverter, StrictPayloadConverter
 from plumbing.encryption import KEYS_FILE, EncryptedFailureConverter, Encryption, read_keys
+from plumbing.tracing import EXPORTER, tracing_by
 
 CONNECT_TIMEOUT_SECONDS = 4.0
 # A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
@@ -72,21 +73,19 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
     address = settings.setdefault("target_host", "localhost:7233")
     if not address.rpartition(":")[2].isdecimal():
         raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
+    converter = _converter_of(environment)
     try:
-        codec = Encryption(read_keys(environment))
+        plugins = tracing_by(environment.get(EXPORTER, ""))
     except ImportError as error:
-        raise NoConnection(f"{KEYS_FILE} needs the package cryptography; install it once (make .venv)") from error
-    except (OSError, ValueError) as error:
-        raise NoConnection(f"correct {KEYS_FILE}={environment[KEYS_FILE]}: {error}") from error
-    if codec.key_id:
-        logger.info("payloads are encrypted under key %s", codec.key_id)
-    failures = EncryptedFailureConverter if codec.key_id else PlainFailureConverter
-    converter = DataConverter(StrictPayloadConverter, codec, failures)
+        raise NoConnection(f"{EXPORTER} needs the packages of OpenTelemetry; install them once (make .venv)") from error
+    except ValueError as error:
+        raise NoConnection(str(error)) from error
 
     async def connect_and_look() -> Client:
         client = await Client.connect(
             **settings,
             data_converter=converter,
+            plugins=plugins,
             runtime=core or runtime(),
             retry_config=FOR_EVER,
             keep_alive_config=ALIVE,
@@ -101,6 +100,20 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
         reason = " ".join(str(error).split()) or f"nothing within {CONNECT_TIMEOUT_SECONDS} s"
         advice = "is it running (python run_server.py)? If so, check the TEMPORAL_* settings"
         raise NoConnection(f"the Temporal server at {address} {says}: {reason}; {advice}") from error
+
+
+def _converter_of(environment: Mapping[str, str]) -> DataConverter:
+    """Return how payloads are written: encrypted, if there are keys."""
+    try:
+        codec = Encryption(read_keys(environment))
+    except ImportError as error:
+        raise NoConnection(f"{KEYS_FILE} needs the package cryptography; install it once (make .venv)") from error
+    except (OSError, ValueError) as error:
+        raise NoConnection(f"correct {KEYS_FILE}={environment[KEYS_FILE]}: {error}") from error
+    if codec.key_id:
+        logger.info("payloads are encrypted under key %s", codec.key_id)
+    failures = EncryptedFailureConverter if codec.key_id else PlainFailureConverter
+    return DataConverter(StrictPayloadConverter, codec, failures)
 
 
 async def add_search_attribute(client: Client, key: SearchAttributeKey[str]) -> None:

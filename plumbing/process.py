@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from temporalio.exceptions import ApplicationError
 
+at_exit = contextlib.ExitStack()  # What `run_and_exit` calls last. `atexit` has no part in it.
+
 
 def log_to_stderr() -> None:
     """Send all logs to standard error, an expected failure of a step in one line."""
@@ -75,6 +77,7 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
+        at_exit.close()
         logging.shutdown()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

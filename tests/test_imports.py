@@ -29,6 +29,7 @@ ALLOWED = {
     "activities": {"temporalio", "shop"},
     "workflows": {"temporalio", "activities", "shop.orders", *ERRORS},
     **dict.fromkeys(PLUMBING, {"temporalio", "rich", "plumbing"}),
+    "plumbing.tracing": {"temporalio", "opentelemetry", "plumbing"},
     "plumbing.encryption": {"temporalio", "cryptography", "plumbing"},
     "run_server": set[str](),
     "run_worker": {"temporalio", "plumbing", "activities", "workflows", "shop"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from http import HTTPStatus
@@ -19,12 +20,15 @@ from google.protobuf.json_format import MessageToJson, Parse, ParseError
 from temporalio.api.common.v1 import Payloads
 
 from plumbing.encryption import KEYS_FILE, Encryption, read_keys
+from plumbing.process import log_to_stderr
 
 PORT, MAX_PORT = 8081, 65_535
 UI_ORIGINS = ["http://localhost:8233", "http://127.0.0.1:8233"]
 # A page of a history is at most 4 MB, the limit of gRPC; Base64 adds a third.
 MAX_BODY_BYTES = 8_000_000
 TIMEOUT_SECONDS = 10
+
+logger = logging.getLogger("codec_endpoint")
 
 
 class CodecEndpoint(ThreadingHTTPServer):
@@ -92,6 +96,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not 0 <= arguments.port <= MAX_PORT:
         parser.error(f"--port: must be from 0 to {MAX_PORT}")
+    log_to_stderr()
     try:
         keys = read_keys(os.environ)
         if not keys:
@@ -103,7 +108,7 @@ def main() -> int:
     except OSError as error:
         print(f"codec_endpoint: {error}", file=sys.stderr)
         return 2
-    print(f"decrypting at http://127.0.0.1:{endpoint.server_port} for {', '.join(endpoint.origins)}", file=sys.stderr)
+    logger.info("decrypting at http://127.0.0.1:%s for %s", endpoint.server_port, " and ".join(endpoint.origins))
     try:
         endpoint.serve_forever()
     except KeyboardInterrupt:

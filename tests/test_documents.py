@@ -26,14 +26,16 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"
 # They stay in the background. Each is up when its log says so, and they are stopped in this order.
 SERVICES = {
+    "python -m examples.codec_endpoint": "decrypting at",
     "python -m examples.http_orders": "running on",
     "python -m examples.large_order": "serving",
     "python v1/run_worker.py": "watch it at",  # another build of the code
     "python run_worker.py": "watch it at",
     "python run_server.py": "Temporal UI:",
 }
-HTTP_ADDRESS = "localhost:8080"
+HTTP_ADDRESS, CODEC_ADDRESS = "localhost:8080", "127.0.0.1:8081"
 NEEDS_SERVER = re.compile(r"python run_wor|temporal |examples\.(http|large)_order")
+SETTINGS = re.compile(r"(\w+=\S+ )*")
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
 SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
@@ -58,6 +60,7 @@ VARIABLE = (
     (re.compile(r"\b\d\d:\d\d:\d\d\.\d{3}\b"), "TIME"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"), "RUN"),
     (re.compile(r"(localhost|127\.0\.0\.1):\d+"), "HOST"),
+    (re.compile(r"under key [0-9a-f]{8}"), "under key KEY"),
     (re.compile(r"process \[\d+\]"), "process PID"),
     (re.compile(r"for the shop in [^;]+"), "for the shop in DATA"),
     (re.compile(r"\b\d+ (second|minute)s? ago"), "AGO"),
@@ -78,7 +81,7 @@ class Terminals:
     def __init__(self, directory: Path) -> None:
         copy_tree(directory)
         self.directory = directory
-        self.port, self.http_port = free_port(), free_port()
+        self.port, self.http_port, self.codec_port = free_port(), free_port(), free_port()
         programs = directory / ".programs"
         programs.mkdir()
         (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
@@ -92,8 +95,9 @@ class Terminals:
     async def paste(self, command: str) -> str:
         """Run one command and return what it prints; of a service, what it prints until it is up."""
         command = command.replace(HTTP_ADDRESS, f"localhost:{self.http_port}")
+        command = command.replace(CODEC_ADDRESS, f"127.0.0.1:{self.codec_port}")
         for service in SERVICES:
-            if command.startswith(service):
+            if SETTINGS.sub("", command, count=1).startswith(service):
                 return await self._start(service, command)
         done = await asyncio.to_thread(
             subprocess.run,
@@ -118,11 +122,13 @@ class Terminals:
             command += f" --port {self.port}"
         if "http_orders" in service:
             command += f" --port {self.http_port}"
+        if "codec_endpoint" in service:
+            command += f" --port {self.codec_port}"
         log = self.directory / f"{service.split()[-1]}.log"
         with log.open("wb") as output:
             # exec: a signal has to reach the program, not a shell before it.
             self.services[service] = subprocess.Popen(
-                ["sh", "-c", f"exec {command}"],
+                ["sh", "-c", command.replace("python", "exec python", 1)],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -130,7 +136,9 @@ class Terminals:
                 stderr=subprocess.STDOUT,
             )
         ready = SERVICES[service]
-        await wait_until(lambda: ready in log.read_text(), f"{command} is up")
+        redirected = re.search(r" 2> (\S+)", command)
+        watched = self.directory / redirected[1] if redirected else log
+        await wait_until(lambda: watched.exists() and ready in watched.read_text(), f"{command} is up")
         # What comes after it, an attempt perhaps, is not part of a page.
         before, marker, after = log.read_text().partition(ready)
         lines = [f"{before}{marker}{after.partition(chr(10))[0]}\n"] if "INFO" in before else []
@@ -194,6 +202,7 @@ async def _pasted_block(block: re.Match[str], terminals: Terminals) -> str:
     else:
         printed = "".join([await terminals.paste(command) for command in block["commands"].splitlines()])
         now = f"```sh\n{block['commands']}```" + (f"\n\n```text\n{printed}```" if block["printed"] else "")
+    now = now.replace(f"127.0.0.1:{terminals.codec_port}", CODEC_ADDRESS)
     now = now.replace(f"127.0.0.1:{terminals.http_port}", HTTP_ADDRESS)
     return now.replace(f"127.0.0.1:{terminals.port + 1000}", "localhost:8233")
 

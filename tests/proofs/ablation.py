@@ -81,7 +81,7 @@ CHANGES = (
     Change(
         "worker: without the sandbox",
         lines=(
-            ("run_worker.py", "import Worker\n", "import UnsandboxedWorkflowRunner, Worker\n"),
+            ("run_worker.py", "import Worker, ", "import UnsandboxedWorkflowRunner, Worker, "),
             ("run_worker.py", ADMISSION, f"{ADMISSION}        workflow_runner=UnsandboxedWorkflowRunner(),\n"),
         ),
     ),

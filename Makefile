@@ -7,7 +7,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --g
 QUICK = activities audit faults imports orders shop storage streams interleavings
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo test quick soak ablation picture check server worker order lock
+.PHONY: help .venv demo test quick soak ablation findings picture check server worker order lock
 
 help:  ## List these targets
 	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,14 @@ soak: $(INSTALLED)  ## Kill each version a thousand times at random, under rando
 
 ablation: $(INSTALLED)  ## Measure what each setting and habit brings: about a quarter of an hour
 	$(RUN) -m tests.proofs.ablation
+
+findings: $(INSTALLED)  ## Run the scripts in findings/ (they install packages of their own), and say which have changed
+	@changed=0; for script in findings/*.sh; do \
+		printf '%s ' $$script; began=$$(date +%s); output=$$(bash $$script 2>&1); status=$$?; \
+		case $$status in 0) word=unchanged;; 1) word=CHANGED;; *) word='not run';; esac; \
+		echo "$$word ($$(($$(date +%s) - began)) s)"; \
+		[ $$status = 0 ] || { changed=1; echo "$$output" | tail -n 40; }; \
+	done; exit $$changed
 
 picture: $(INSTALLED)  ## Take the picture of the UI again (needs chromium and chromedriver)
 	$(RUN) -m tests.proofs.picture docs/waiting.png

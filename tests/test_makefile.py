@@ -18,6 +18,7 @@ TARGETS = (
     "quick",
     "soak",
     "ablation",
+    "findings",
     "picture",
     "check",
     "server",

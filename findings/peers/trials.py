@@ -1,0 +1,355 @@
+"""The same four trials for every program of this folder, judged by the shop's ledger.
+
+    python trials.py PROGRAM CHANGED_PROGRAM [--needs SERVER] [--seconds N]
+
+CHANGED_PROGRAM is the program with a step inserted before the charge: it validates twice. The results go to standard
+output, one line a trial, in words that another run repeats; how long it took goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shop.ledger import Ledger, read_ledger
+from shop.shop import Shop
+
+ORDER_ID = "1001"
+PEERS = Path(__file__).resolve().parent
+ROOT = PEERS.parent.parent
+# From Debian's package, which puts none of them on the path.
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+READY_SECONDS = 60
+POLL_SECONDS = 0.05
+# So many processes an order may kill before it counts as one that is never given up.
+DEATHS = 6
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> float | None:
+    """Return after how many seconds the condition held; None if it did not in time."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if condition():
+            return time.monotonic() - began
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def times(count: int) -> str:
+    """Return a count in words."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+class Stage:
+    """The processes of one trial, in a folder of their own, with a shop and an engine that know no order."""
+
+    def __init__(self, folder: Path, faults: str) -> None:
+        """Open an empty shop in which `faults` will strike."""
+        self.folder = folder
+        self.environment = dict(os.environ, SHOP_DATA=str(folder / "shop"), SHOP_FAULTS=faults, PYTHONPATH=f"{ROOT}:{PEERS}")
+        self.sockets: tuple[int, ...] = ()
+        self.once_serving: Callable[[], None] | None = None
+        self.processes: list[subprocess.Popen[bytes]] = []
+        Shop(folder / "shop").close()
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return what has happened in the shop."""
+        return read_ledger(self.folder / "shop")
+
+    def runs_of(self, step: str) -> int:
+        """Return how often a step was begun."""
+        return sum(attempt.step == step for attempt in self.ledger.attempts)
+
+    def run(self, *command: str | Path, name: str = "server", **settings: str) -> subprocess.Popen[bytes]:
+        """Start a process; it ends with the trial."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environment | settings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=self.sockets,
+            )
+        self.processes.append(process)
+        return process
+
+    def worker(self, program: Path, name: str = "") -> subprocess.Popen[bytes]:
+        """Start a process that works on orders, and wait until it does. Without a name it is as the engine names it."""
+        log = self.folder / f"worker{name}.log"
+        served = log.read_text().count("serving") if log.exists() else 0
+        settings = {"DBOS__VMID": name} if name else {}
+        process = self.run(sys.executable, program, "work", name=f"worker{name}", **settings)
+        wait_until(lambda: process.poll() is not None or log.read_text().count("serving") > served, READY_SECONDS)
+        # A poisonous order may have killed it before it could say so.
+        if log.read_text().count("serving") == served and process.poll() != -signal.SIGKILL:
+            sys.exit("the worker does not serve")
+        if self.once_serving:
+            self.once_serving()
+            self.once_serving = None
+        return process
+
+    def ask(self, program: Path, command: str) -> str:
+        """Run `start` or `state` for the order to its end; return the last line that it printed."""
+        done = subprocess.run(
+            [sys.executable, program, command, ORDER_ID],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=READY_SECONDS,
+        )
+        # Some end badly after they have printed their answer.
+        if not done.stdout:
+            sys.exit(f"{command}: {done.returncode} {done.stderr}")
+        return (done.stdout.splitlines() or [""])[-1]
+
+    def is_confirmed(self) -> bool:
+        """Tell whether the customer has the mail."""
+        return bool(self.ledger.confirmations)
+
+    def summary(self, program: Path) -> str:
+        """Return how the order stands, in the shop and in the words of the engine."""
+        ledger = self.ledger
+        [refunded] = {charge.refunded for charge in ledger.charges}
+        paid = "refunded" if refunded else "charged"
+        mailed = "mailed" if ledger.confirmations else "not mailed"
+        return f"{paid}, {mailed}; the engine says: {self.ask(program, 'state')}"
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for process in reversed(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def serve_postgres(stage: Stage) -> None:
+    """Start PostgreSQL for the trial, as a user without rights: it refuses to run as root."""
+    if not POSTGRES:
+        sys.exit("PostgreSQL's server is not in /usr/lib/postgresql: apt-get install postgresql")
+    port, data = free_port(), stage.folder / "postgres"
+    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+    data.mkdir(mode=0o700)
+    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if os.getuid() == 0 else []
+    if become:
+        stage.folder.chmod(0o755)
+        shutil.chown(data, user, user)
+    initdb = [*become, POSTGRES[-1] / "initdb", "-D", data, "-U", "shop", "-A", "trust", "--no-sync", "-E", "UTF8"]
+    made = stage.run(*initdb)
+    if made.wait():
+        sys.exit((stage.folder / "server.log").read_text())
+    options = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories=", "-cfsync=off"]
+    stage.run(*become, POSTGRES[-1] / "postgres", "-D", data, *options)
+    wait_for_port(port)
+    stage.environment |= {"DATABASE_URL": f"postgresql://shop@127.0.0.1:{port}/postgres", "PGPASSWORD": "none"}
+
+
+def serve_absurd(stage: Stage) -> None:
+    """Start PostgreSQL, and make Absurd's tables in it by its own program, which calls psql."""
+    serve_postgres(stage)
+    path = f"{POSTGRES[-1]}:{os.environ['PATH']}"
+    control = Path(sys.executable).with_name("absurdctl")
+    for command in (["init"], ["create-queue", "orders"]):
+        settings = {"PATH": path, "ABSURD_DATABASE_URL": stage.environment["DATABASE_URL"]}
+        if stage.run(control, *command, **settings).wait():
+            sys.exit(f"absurdctl {command}")
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until somebody listens."""
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    if wait_until(answers, READY_SECONDS) is None:
+        sys.exit(f"nothing listens on port {port}")
+
+
+def serve_restate(stage: Stage) -> None:
+    """Start Restate's server for the trial, and the socket that all its workers share, as behind a load balancer."""
+    ports = {name: free_port() for name in ("NODE", "INGRESS", "ADMIN")}
+    address = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    settings = {
+        "RESTATE_BIND_ADDRESS": address["NODE"],
+        "RESTATE_INGRESS__BIND_ADDRESS": address["INGRESS"],
+        "RESTATE_ADMIN__BIND_ADDRESS": address["ADMIN"],
+        "RESTATE_LISTEN_MODE": "tcp",
+        "RESTATE_BASE_DIR": str(stage.folder / "restate"),
+        "RESTATE_DISABLE_TELEMETRY": "true",
+    }
+    stage.run(os.environ["RESTATE_SERVER"], "--node-name=one", **settings)
+    listening = socket.create_server(("127.0.0.1", 0))
+    stage.sockets = (listening.detach(),)
+    service = f"http://127.0.0.1:{socket.socket(fileno=os.dup(stage.sockets[0])).getsockname()[1]}"
+    admin = f"http://{address['ADMIN']}"
+    stage.environment |= {
+        "RESTATE_INGRESS": f"http://{address['INGRESS']}",
+        "RESTATE_ADMIN": admin,
+        "LISTEN_ON": f"fd://{stage.sockets[0]}",
+    }
+    wait_for_port(ports["ADMIN"])
+    wait_for_port(ports["INGRESS"])
+
+    def register() -> None:
+        body = json.dumps({"uri": service, "force": False}).encode()
+        request = urllib.request.Request(f"{admin}/deployments", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=READY_SECONDS).close()
+
+    stage.once_serving = register
+
+
+def serve_temporal(stage: Stage) -> None:
+    """Start Temporal's development server for the trial."""
+    ports = free_port(), free_port()
+    stage.run(
+        sys.executable,
+        ROOT / "run_server.py",
+        *("--port", str(ports[0]), "--ui-port", str(ports[1]), "--db", str(stage.folder / "temporal.db")),
+    )
+    stage.environment["TEMPORAL_ADDRESS"] = f"127.0.0.1:{ports[0]}"
+    wait_for_port(ports[0])
+
+
+NEEDS: dict[str, Callable[[Stage], None]] = {
+    "nothing": lambda stage: None,
+    "postgres": serve_postgres,
+    "absurd": serve_absurd,
+    "restate": serve_restate,
+    "temporal": serve_temporal,
+}
+
+
+def killed_after_the_charge(stage: Stage, program: Path, changed: Path, seconds: float) -> str:
+    """Kill the process that charged, before it could report; another one lives."""
+    workers = {name: stage.worker(program, name) for name in ("a", "b")}
+    stage.ask(program, "start")
+    if wait_until(lambda: any(worker.poll() is not None for worker in workers.values()), READY_SECONDS) is None:
+        sys.exit("no worker took the order")
+    dead = next(name for name, worker in workers.items() if worker.poll() is not None)
+    took = wait_until(lambda: stage.runs_of("process_payment") == 2, seconds)
+    who = "a living process"
+    if took is None:
+        print(f"no living process took over in {seconds:.0f} s", file=sys.stderr)
+        stage.worker(program, dead)
+        took = wait_until(lambda: stage.runs_of("process_payment") == 2, seconds)
+        who = "only the same process, started again,"
+    if took is None:
+        return f"nobody resumed it; {stage.summary(program)}"
+    print(f"{who} resumed it after {took:.1f} s", file=sys.stderr)
+    wait_until(stage.is_confirmed, READY_SECONDS)
+    time.sleep(1)
+    return f"{who} resumed it; the charge ran {times(stage.runs_of('process_payment'))}; {stage.summary(program)}"
+
+
+def order_that_kills(stage: Stage, program: Path, changed: Path, seconds: float) -> str:
+    """Kill each process that charges this order. A supervisor starts the next."""
+    deaths, began = 0, time.monotonic()
+    worker = stage.worker(program, "a")
+    stage.ask(program, "start")
+    while wait_until(lambda: worker.poll() is not None, seconds) is not None:
+        deaths += 1
+        if deaths == DEATHS:
+            break
+        worker = stage.worker(program, "a")
+    waited = 0 if deaths == DEATHS else seconds
+    print(f"{deaths} deaths in {time.monotonic() - began - waited:.0f} s", file=sys.stderr)
+    if deaths == DEATHS:
+        return f"not given up after {deaths} deaths; {stage.summary(program)}"
+    return f"given up after {deaths} deaths; {stage.summary(program)}"
+
+
+def step_inserted(stage: Stage, program: Path, changed: Path, seconds: float) -> str:
+    """Kill the process after the charge was recorded, and start one with another step before the charge."""
+    worker = stage.worker(program, "a")
+    stage.ask(program, "start")
+    if wait_until(lambda: worker.poll() is not None, READY_SECONDS) is None:
+        sys.exit("the worker lives")
+    stage.worker(changed, "a")
+    took = wait_until(stage.is_confirmed, seconds)
+    time.sleep(1)
+    ran = "ran" if stage.runs_of("validate_inventory") > 1 else "did not run"
+    ended = "the order ended" if took is not None else "the order did not end"
+    return f"{ended}, the inserted step {ran}; {stage.summary(program)}"
+
+
+def second_process(stage: Stage, program: Path, changed: Path, seconds: float) -> str:
+    """Start a second process by the same command while the first one charges; nobody dies."""
+    stage.worker(program)
+    stage.ask(program, "start")
+    if wait_until(lambda: stage.runs_of("process_payment") == 1, READY_SECONDS) is None:
+        sys.exit("no worker took the order")
+    stage.worker(program)
+    wait_until(stage.is_confirmed, READY_SECONDS)
+    time.sleep(3)
+    return f"the charge ran {times(stage.runs_of('process_payment'))}; {stage.summary(program)}"
+
+
+TRIALS = {
+    killed_after_the_charge: "process_payment:crash_after",
+    order_that_kills: "process_payment:crash_after*inf",
+    step_inserted: "update_inventory:crash_before",
+    second_process: "process_payment:slow(2.5)",
+}
+
+
+@contextlib.contextmanager
+def staged(faults: str, needs: str) -> Iterator[Stage]:
+    """Give a trial its stage, and clear it away."""
+    folder = Path(tempfile.mkdtemp(prefix="trial-"))
+    stage = Stage(folder, faults)
+    try:
+        NEEDS[needs](stage)
+        yield stage
+    except SystemExit:
+        for log in folder.glob("*.log"):
+            print(f"--- {log.name}", log.read_text()[-2000:], sep="\n", file=sys.stderr)
+        raise
+    finally:
+        stage.close()
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Carry out the trials, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("program", type=Path)
+    parser.add_argument("changed", type=Path)
+    parser.add_argument("--needs", choices=NEEDS, default="nothing")
+    parser.add_argument("--seconds", type=float, default=20, help="how long to wait for a recovery (default: 20)")
+    parser.add_argument("--trial", action="append", choices=[trial.__name__ for trial in TRIALS])
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    for trial, faults in TRIALS.items():
+        if not arguments.trial or trial.__name__ in arguments.trial:
+            with staged(faults, arguments.needs) as stage:
+                result = trial(stage, arguments.program.resolve(), arguments.changed.resolve(), arguments.seconds)
+                print(f"{trial.__name__.replace('_', ' ')}: {result}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,8 @@ python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install -q absurd-sdk==
 # Validates twice.
 sed '/^        step(shop.inventory.validate_inventory/p' "$findings/peers/absurd_order.py" >"$folder/changed.py"
 PYTHONPATH=$findings/.. "$folder/venv/bin/python" "$findings/peers/trials.py" \
-    "$findings/peers/absurd_order.py" "$folder/changed.py" --needs absurd >"$folder/seen" || exit 2
+    "$findings/peers/absurd_order.py" "$folder/changed.py" --needs postgres \
+    --set-up "absurdctl init" --set-up "absurdctl create-queue orders" >"$folder/seen" || exit 2
 diff - "$folder/seen" <<'SEEN'
 killed after the charge: a living process resumed it; the charge ran twice; charged, mailed; the engine says: completed
 order that kills: given up after 5 deaths; charged, not mailed; the engine says: failed

@@ -60,6 +60,14 @@ def times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Stage:
     """The processes of one trial, in a folder of their own, with a shop and an engine that know no order."""
 
@@ -127,6 +135,11 @@ class Stage:
             sys.exit(f"{command}: {done.returncode} {done.stderr}")
         return (done.stdout.splitlines() or [""])[-1]
 
+    def deaths_in(self, step: str) -> int:
+        """Return how many processes died while they carried out a step."""
+        begun = {attempt.pid for attempt in self.ledger.attempts if (attempt.step, attempt.outcome) == (step, "started")}
+        return sum(not is_alive(pid) for pid in begun)
+
     def is_confirmed(self) -> bool:
         """Tell whether the customer has the mail."""
         return bool(self.ledger.confirmations)
@@ -165,18 +178,13 @@ def serve_postgres(stage: Stage) -> None:
     options = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories=", "-cfsync=off"]
     stage.run(*become, POSTGRES[-1] / "postgres", "-D", data, *options)
     wait_for_port(port)
-    stage.environment |= {"DATABASE_URL": f"postgresql://shop@127.0.0.1:{port}/postgres", "PGPASSWORD": "none"}
-
-
-def serve_absurd(stage: Stage) -> None:
-    """Start PostgreSQL, and make Absurd's tables in it by its own program, which calls psql."""
-    serve_postgres(stage)
-    path = f"{POSTGRES[-1]}:{os.environ['PATH']}"
-    control = Path(sys.executable).with_name("absurdctl")
-    for command in (["init"], ["create-queue", "orders"]):
-        settings = {"PATH": path, "ABSURD_DATABASE_URL": stage.environment["DATABASE_URL"]}
-        if stage.run(control, *command, **settings).wait():
-            sys.exit(f"absurdctl {command}")
+    stage.environment |= {
+        "DATABASE_URL": f"postgresql://shop@127.0.0.1:{port}/postgres",
+        "PGPASSWORD": "none",
+        # For programs that set an engine's tables up; some call psql.
+        **{"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "shop", "PGDATABASE": "postgres"},
+        "PATH": f"{Path(sys.executable).parent}:{POSTGRES[-1]}:{os.environ['PATH']}",
+    }
 
 
 def wait_for_port(port: int) -> None:
@@ -235,12 +243,32 @@ def serve_temporal(stage: Stage) -> None:
     wait_for_port(ports[0])
 
 
+def serve_aws(stage: Stage) -> None:
+    """Start the local runner of AWS for the trial, and the socket that the functions' stand-ins share."""
+    port = free_port()
+    listening = socket.create_server(("127.0.0.1", 0))
+    functions = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    stage.sockets = (listening.detach(),)
+    runner = f"http://127.0.0.1:{port}"
+    stage.environment |= {
+        "AWS_ENDPOINT_URL_LAMBDA": runner,
+        "LISTEN_ON": str(stage.sockets[0]),
+        **{"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-west-2"},
+    }
+    command = Path(sys.executable).with_name("dex-local-runner"), "start-server", "--host", "127.0.0.1"
+    stage.run(
+        *command,
+        *("--port", str(port), "--lambda-endpoint", functions, "--local-runner-endpoint", runner),
+    )
+    wait_for_port(port)
+
+
 NEEDS: dict[str, Callable[[Stage], None]] = {
     "nothing": lambda stage: None,
     "postgres": serve_postgres,
-    "absurd": serve_absurd,
     "restate": serve_restate,
     "temporal": serve_temporal,
+    "aws": serve_aws,
 }
 
 
@@ -248,14 +276,13 @@ def killed_after_the_charge(stage: Stage, program: Path, changed: Path, seconds:
     """Kill the process that charged, before it could report; another one lives."""
     workers = {name: stage.worker(program, name) for name in ("a", "b")}
     stage.ask(program, "start")
-    if wait_until(lambda: any(worker.poll() is not None for worker in workers.values()), READY_SECONDS) is None:
+    if wait_until(lambda: stage.deaths_in("process_payment") > 0, READY_SECONDS) is None:
         sys.exit("no worker took the order")
-    dead = next(name for name, worker in workers.items() if worker.poll() is not None)
     took = wait_until(lambda: stage.runs_of("process_payment") == 2, seconds)
     who = "a living process"
     if took is None:
         print(f"no living process took over in {seconds:.0f} s", file=sys.stderr)
-        stage.worker(program, dead)
+        stage.worker(program, next(name for name, worker in workers.items() if worker.poll() is not None))
         took = wait_until(lambda: stage.runs_of("process_payment") == 2, seconds)
         who = "only the same process, started again,"
     if took is None:
@@ -271,11 +298,12 @@ def order_that_kills(stage: Stage, program: Path, changed: Path, seconds: float)
     deaths, began = 0, time.monotonic()
     worker = stage.worker(program, "a")
     stage.ask(program, "start")
-    while wait_until(lambda: worker.poll() is not None, seconds) is not None:
+    while wait_until(lambda: stage.deaths_in("process_payment") > deaths, seconds) is not None:
         deaths += 1
         if deaths == DEATHS:
             break
-        worker = stage.worker(program, "a")
+        if worker.poll() is not None:
+            worker = stage.worker(program, "a")
     waited = 0 if deaths == DEATHS else seconds
     print(f"{deaths} deaths in {time.monotonic() - began - waited:.0f} s", file=sys.stderr)
     if deaths == DEATHS:
@@ -287,8 +315,9 @@ def step_inserted(stage: Stage, program: Path, changed: Path, seconds: float) ->
     """Kill the process after the charge was recorded, and start one with another step before the charge."""
     worker = stage.worker(program, "a")
     stage.ask(program, "start")
-    if wait_until(lambda: worker.poll() is not None, READY_SECONDS) is None:
-        sys.exit("the worker lives")
+    if wait_until(lambda: stage.deaths_in("update_inventory") > 0, READY_SECONDS) is None:
+        sys.exit("no worker took the order")
+    worker.kill()  # it may have died in a child
     stage.worker(changed, "a")
     took = wait_until(stage.is_confirmed, seconds)
     time.sleep(1)
@@ -318,12 +347,15 @@ TRIALS = {
 
 
 @contextlib.contextmanager
-def staged(faults: str, needs: str) -> Iterator[Stage]:
+def staged(faults: str, needs: str, set_up: list[str]) -> Iterator[Stage]:
     """Give a trial its stage, and clear it away."""
     folder = Path(tempfile.mkdtemp(prefix="trial-"))
     stage = Stage(folder, faults)
     try:
         NEEDS[needs](stage)
+        for command in set_up:
+            if stage.run("/usr/bin/env", *command.split()).wait():
+                sys.exit(f"{command}: failed")
         yield stage
     except SystemExit:
         for log in folder.glob("*.log"):
@@ -340,13 +372,14 @@ def main() -> None:
     parser.add_argument("program", type=Path)
     parser.add_argument("changed", type=Path)
     parser.add_argument("--needs", choices=NEEDS, default="nothing")
+    parser.add_argument("--set-up", action="append", default=[], metavar="COMMAND", help="makes the engine's tables")
     parser.add_argument("--seconds", type=float, default=20, help="how long to wait for a recovery (default: 20)")
     parser.add_argument("--trial", action="append", choices=[trial.__name__ for trial in TRIALS])
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     for trial, faults in TRIALS.items():
         if not arguments.trial or trial.__name__ in arguments.trial:
-            with staged(faults, arguments.needs) as stage:
+            with staged(faults, arguments.needs, arguments.set_up) as stage:
                 result = trial(stage, arguments.program.resolve(), arguments.changed.resolve(), arguments.seconds)
                 print(f"{trial.__name__.replace('_', ' ')}: {result}", flush=True)
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The order as one job of PgQueuer 1.6.0, a queue in PostgreSQL, through the four trials of peers/trials.py. Run
+# on 2026-11-29.
+#
+# Expected: a job whose heartbeat is older than heartbeat_timeout is taken by another worker; max_attempts=3 of
+#   the retrying executor bounds that.
+# Seen: an idle worker looks for such jobs once in a dequeue_timeout (30 s by default), whatever heartbeat_timeout
+#   says (last line: 5 s and 30 s, nobody takes over in 15 s). A job that kills its worker is tried without end:
+#   attempts count errors. Each repeat begins at the first step.
+# Settings: https://janbjorge.github.io/pgqueuer/, with 5 s instead of 30 s for both.
+set -euo pipefail
+findings=$(cd "$(dirname "$0")" && pwd)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install -q 'pgqueuer[psycopg]==1.6.0' 'psycopg[binary]==3.3.9' >"$folder/log" 2>&1 ||
+    { cat "$folder/log"; exit 2; }
+# Validates twice.
+sed '/^        shop.inventory.validate_inventory(order)/p' "$findings/peers/pgqueuer_order.py" >"$folder/changed.py"
+PYTHONPATH=$findings/.. "$folder/venv/bin/python" "$findings/peers/trials.py" \
+    "$findings/peers/pgqueuer_order.py" "$folder/changed.py" --needs postgres --set-up "pgq install" >"$folder/seen" || exit 2
+sed 's/, dequeue_timeout=IDLE//' "$findings/peers/pgqueuer_order.py" >"$folder/half.py"
+PYTHONPATH=$findings/.. "$folder/venv/bin/python" "$findings/peers/trials.py" "$folder/half.py" "$folder/half.py" \
+    --needs postgres --set-up "pgq install" --trial killed_after_the_charge --seconds 15 >>"$folder/seen" || exit 2
+diff - "$folder/seen" <<'SEEN'
+killed after the charge: a living process resumed it; the charge ran twice; charged, mailed; the engine says: not in the queue
+order that kills: not given up after 6 deaths; charged, not mailed; the engine says: picked
+step inserted: the order ended, the inserted step ran; charged, mailed; the engine says: not in the queue
+second process: the charge ran once; charged, mailed; the engine says: not in the queue
+killed after the charge: only the same process, started again, resumed it; the charge ran twice; charged, mailed; the engine says: not in the queue
+SEEN

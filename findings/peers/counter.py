@@ -1,4 +1,4 @@
-"""The counter at which the programs of this folder meet the shop: its sample order, and the three commands they share."""
+"""The counter at which the programs of this folder meet the shop: the sample order, and three commands."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ https://docs.dbos.dev/python/programming-guide
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 
@@ -86,18 +87,22 @@ def process_order(order: Order) -> str:
 def work() -> None:
     DBOS(config={"name": "orders", "system_database_url": DATABASE, "log_level": "WARNING"})
     DBOS.launch()
-    DBOS.register_queue(QUEUE)
+    DBOS.register_queue(QUEUE, worker_concurrency=32)
     print("serving", flush=True)
     threading.Event().wait()
 
 
+@functools.cache
+def client() -> DBOSClient:
+    return DBOSClient(system_database_url=DATABASE)
+
+
 def start(order: Order) -> None:
-    client = DBOSClient(system_database_url=DATABASE)
-    client.enqueue({"queue_name": QUEUE, "workflow_name": "process_order", "workflow_id": order.order_id}, order)
+    client().enqueue({"queue_name": QUEUE, "workflow_name": "process_order", "workflow_id": order.order_id}, order)
 
 
 def state(order_id: str) -> str:
-    return str(DBOSClient(system_database_url=DATABASE).retrieve_workflow(order_id).get_status().status)
+    return str(client().retrieve_workflow(order_id).get_status().status)
 
 
 if __name__ == "__main__":

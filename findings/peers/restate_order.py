@@ -24,9 +24,7 @@ from shop.orders import Order
 T = TypeVar("T")
 
 INGRESS, ADMIN = os.environ["RESTATE_INGRESS"], os.environ["RESTATE_ADMIN"]
-FEW_ATTEMPTS = RunOptions[Any](
-    max_attempts=3, initial_retry_interval=timedelta(seconds=1), retry_interval_factor=2.0
-)
+FEW_ATTEMPTS = RunOptions[Any](max_attempts=3, initial_retry_interval=timedelta(seconds=1), retry_interval_factor=2.0)
 UNTIL_DONE = RunOptions[Any]()  # as the server retries: https://docs.restate.dev/guides/error-handling
 
 shop = open_shop()

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -36,6 +37,9 @@ READY_SECONDS = 60
 POLL_SECONDS = 0.05
 # So many processes an order may kill before it counts as one that is never given up.
 DEATHS = 6
+# So long without another death it is left alone, unless the engine says sooner that it has ended.
+PATIENCE_SECONDS = 60
+ENDED = re.compile("complete|succe|fail|error", re.IGNORECASE)
 
 
 def free_port() -> int:
@@ -74,7 +78,9 @@ class Stage:
     def __init__(self, folder: Path, faults: str) -> None:
         """Open an empty shop in which `faults` will strike."""
         self.folder = folder
-        self.environment = dict(os.environ, SHOP_DATA=str(folder / "shop"), SHOP_FAULTS=faults, PYTHONPATH=f"{ROOT}:{PEERS}")
+        self.environment = dict(
+            os.environ, SHOP_DATA=str(folder / "shop"), SHOP_FAULTS=faults, PYTHONPATH=f"{ROOT}:{PEERS}"
+        )
         self.sockets: tuple[int, ...] = ()
         self.once_serving: Callable[[], None] | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -120,10 +126,10 @@ class Stage:
             self.once_serving = None
         return process
 
-    def ask(self, program: Path, command: str) -> str:
+    def ask(self, program: Path, command: str, *order_ids: str) -> str:
         """Run `start` or `state` for the order to its end; return the last line that it printed."""
         done = subprocess.run(
-            [sys.executable, program, command, ORDER_ID],
+            [sys.executable, program, command, *(order_ids or (ORDER_ID,))],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -137,7 +143,9 @@ class Stage:
 
     def deaths_in(self, step: str) -> int:
         """Return how many processes died while they carried out a step."""
-        begun = {attempt.pid for attempt in self.ledger.attempts if (attempt.step, attempt.outcome) == (step, "started")}
+        begun = {
+            attempt.pid for attempt in self.ledger.attempts if (attempt.step, attempt.outcome) == (step, "started")
+        }
         return sum(not is_alive(pid) for pid in begun)
 
     def is_confirmed(self) -> bool:
@@ -175,14 +183,17 @@ def serve_postgres(stage: Stage) -> None:
     made = stage.run(*initdb)
     if made.wait():
         sys.exit((stage.folder / "server.log").read_text())
-    options = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories=", "-cfsync=off"]
+    options = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories="]
     stage.run(*become, POSTGRES[-1] / "postgres", "-D", data, *options)
     wait_for_port(port)
     stage.environment |= {
         "DATABASE_URL": f"postgresql://shop@127.0.0.1:{port}/postgres",
         "PGPASSWORD": "none",
         # For programs that set an engine's tables up; some call psql.
-        **{"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "shop", "PGDATABASE": "postgres"},
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(port),
+        "PGUSER": "shop",
+        "PGDATABASE": "postgres",
         "PATH": f"{Path(sys.executable).parent}:{POSTGRES[-1]}:{os.environ['PATH']}",
     }
 
@@ -253,7 +264,9 @@ def serve_aws(stage: Stage) -> None:
     stage.environment |= {
         "AWS_ENDPOINT_URL_LAMBDA": runner,
         "LISTEN_ON": str(stage.sockets[0]),
-        **{"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-west-2"},
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "AWS_DEFAULT_REGION": "us-west-2",
     }
     command = Path(sys.executable).with_name("dex-local-runner"), "start-server", "--host", "127.0.0.1"
     stage.run(
@@ -295,20 +308,20 @@ def killed_after_the_charge(stage: Stage, program: Path, changed: Path, seconds:
 
 def order_that_kills(stage: Stage, program: Path, changed: Path, seconds: float) -> str:
     """Kill each process that charges this order. A supervisor starts the next."""
-    deaths, began = 0, time.monotonic()
-    worker = stage.worker(program, "a")
+    worker, deaths = stage.worker(program, "a"), 0
+    began = died = time.monotonic()
     stage.ask(program, "start")
-    while wait_until(lambda: stage.deaths_in("process_payment") > deaths, seconds) is not None:
-        deaths += 1
-        if deaths == DEATHS:
-            break
+    while deaths < DEATHS and time.monotonic() - died < PATIENCE_SECONDS:
+        time.sleep(POLL_SECONDS)
+        if stage.deaths_in("process_payment") > deaths:
+            deaths, died = deaths + 1, time.monotonic()
         if worker.poll() is not None:
             worker = stage.worker(program, "a")
-    waited = 0 if deaths == DEATHS else seconds
-    print(f"{deaths} deaths in {time.monotonic() - began - waited:.0f} s", file=sys.stderr)
-    if deaths == DEATHS:
-        return f"not given up after {deaths} deaths; {stage.summary(program)}"
-    return f"given up after {deaths} deaths; {stage.summary(program)}"
+        if time.monotonic() - died > seconds and ENDED.search(stage.ask(program, "state")):
+            break
+    print(f"{deaths} deaths in {died - began:.0f} s", file=sys.stderr)
+    given_up = "not given up" if deaths == DEATHS else "given up"
+    return f"{given_up} after {deaths} deaths; {stage.summary(program)}"
 
 
 def step_inserted(stage: Stage, program: Path, changed: Path, seconds: float) -> str:

@@ -3,7 +3,7 @@
 # on one machine, by peers/cost.py. Needs npm and PostgreSQL's server. ROUNDS=5 for better figures.
 #
 # Expected: DBOS and Restate are faster, by two to six times: fewer round trips, and no sandbox.
-# Seen: that. The figures stand in docs/alternatives.md; here the order of the three is compared.
+# Seen: that, about five times. The figures stand in docs/alternatives.md; here only a ratio above two is compared.
 # Settings: the defaults of PostgreSQL and of Restate, which wait for the disk; run_server.py for Temporal, which does not
 # (synchronous=NORMAL: https://www.sqlite.org/pragma.html#pragma_synchronous); 32 orders at a time in DBOS.
 set -euo pipefail
@@ -19,10 +19,9 @@ RESTATE_SERVER=$(find "$folder/node_modules" -path '*/bin/restate-server' -size 
 export RESTATE_SERVER
 PYTHONPATH=$findings/.. "$folder/venv/bin/python" "$findings/peers/cost.py" "${ROUNDS:-1}" >"$folder/figures" || exit 2
 cat "$folder/figures" >&2
-# Slowest first.
-sed -n 's/^\([a-z]*\) *orders.s \([0-9.]*\) .*/\2 \1/p' "$folder/figures" | sort -n | cut -d' ' -f2 >"$folder/seen"
+# The last figure but one is the ratio; a noisy machine moves it by half.
+awk '/^(dbos|restate)/ { print $1, ($(NF - 1) > 2 ? "more than twice our rate" : "ratio " $(NF - 1)) }' "$folder/figures" >"$folder/seen"
 diff - "$folder/seen" <<'SEEN'
-temporal
-dbos
-restate
+dbos more than twice our rate
+restate more than twice our rate
 SEEN

@@ -95,6 +95,16 @@ def test_examples_know_neither_the_comparison_nor_the_tests() -> None:
     assert not {name for name in imported if is_within(name, {"comparison", "tests", "conftest"})}
 
 
+def test_findings_know_nothing_of_the_product_but_the_peers_the_shop() -> None:
+    paths = [*(ROOT / "findings").rglob("*.py")]
+    product = {path.name for path in ROOT.iterdir() if path.is_dir()} | PROGRAMS
+    imported = {name for path in paths for name in imports_in(tree_of(path)) if is_within(name, product)}
+
+    assert {path.parent.name for path in paths} == {"peers"}
+    assert imported
+    assert not {name for name in imported if not is_within(name, {"shop"})}
+
+
 def test_no_module_is_named_after_nothing() -> None:
     modules = [path for folder in ("", "shop", "plumbing", "comparison", "tests") for path in (ROOT / folder).glob("*")]
 

@@ -3,7 +3,7 @@
 # on one machine, by peers/cost.py. Needs npm and PostgreSQL's server. ROUNDS=5 for better figures.
 #
 # Expected: DBOS and Restate are faster, by two to six times: fewer round trips, and no sandbox.
-# Seen: that, about five times. The figures stand in docs/alternatives.md; here only a ratio above two is compared.
+# Seen: that, three to seven times. The figures stand in docs/alternatives.md; here only a ratio above two is compared.
 # Settings: the defaults of PostgreSQL and of Restate, which wait for the disk; run_server.py for Temporal, which does not
 # (synchronous=NORMAL: https://www.sqlite.org/pragma.html#pragma_synchronous); 32 orders at a time in DBOS.
 set -euo pipefail

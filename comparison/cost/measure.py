@@ -25,7 +25,7 @@ class NotCompleted(Exception):
 
 @dataclass(frozen=True)
 class Flight:
-    """What some orders took, with 32 in flight; CPU is milliseconds an order, memory the peak since the start."""
+    """What some orders took, with some in flight; CPU is milliseconds an order, memory the peak since the start."""
 
     orders: int
     seconds: float
@@ -73,14 +73,14 @@ async def measure_round(subject: Subject, alone: int, in_flight: int) -> Round:
     return Round(**vars(flight), p50_ms=percentiles[49], p95_ms=percentiles[94])
 
 
-async def measure_flight(subject: Subject, number: int) -> Flight:
-    """Process orders with 32 in flight.
+async def measure_flight(subject: Subject, number: int, in_flight: int = IN_FLIGHT) -> Flight:
+    """Process orders, so many of them in flight.
 
     Raises:
         NotCompleted: if one was not.
     """
     before = _usage_of(subject)
-    seconds = await seconds_of(subject, subject.place(number))
+    seconds = await seconds_of(subject, subject.place(number), in_flight)
     after = _usage_of(subject)
     server, worker, starter = (
         1000 * (now.cpu_seconds - then.cpu_seconds) / number for then, now in zip(before, after, strict=True)
@@ -88,13 +88,13 @@ async def measure_flight(subject: Subject, number: int) -> Flight:
     return Flight(number, seconds, server, worker, starter, after[0].peak_mb, after[1].peak_mb)
 
 
-async def seconds_of(subject: Subject, orders: Sequence[Order]) -> float:
+async def seconds_of(subject: Subject, orders: Sequence[Order], in_flight: int = IN_FLIGHT) -> float:
     """Return the time from the first start call to the last outcome.
 
     Raises:
         NotCompleted: if one was not.
     """
-    slots = asyncio.Semaphore(IN_FLIGHT)
+    slots = asyncio.Semaphore(in_flight)
 
     async def process(order: Order) -> None:
         async with slots:

@@ -1,0 +1,41 @@
+"""What ten times as many orders in flight bring: each load on a server, a worker and a shop of its own."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from comparison.cost.measure import NotCompleted, measure_flight
+from comparison.cost.subjects import IN_FLIGHT, start, start_workflow
+from comparison.stage.folders import in_own_folder
+from comparison.stage.processes import Server
+from plumbing.process import run_and_exit
+from shop.terminal.streams import run_program
+
+ORDERS = 640
+HEADINGS = ("orders/s", "CPU ms each", "server MB", "worker MB")
+
+
+async def _measure(directory: Path) -> bool:
+    print(f"{ORDERS} orders" + "".join(f"{heading:>14}" for heading in HEADINGS), flush=True)
+    for in_flight in (IN_FLIGHT, 10 * IN_FLIGHT):
+        async with AsyncExitStack() as running:
+            server = await start(running, Server(directory / f"{in_flight}"))
+            subject = await start_workflow(directory, running, server, f"{in_flight} in flight")
+            try:
+                flight = await measure_flight(subject, ORDERS, in_flight)
+            except NotCompleted as error:
+                print(f"in_flight: not completed: {error}", file=sys.stderr)
+                return False
+        cells = (
+            f"{flight.orders_per_second:.1f}",
+            *map("{:.0f}".format, (flight.cpu_ms, flight.server_mb, flight.worker_mb)),
+        )
+        print(f"{in_flight:>3} at once" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    run_and_exit(functools.partial(run_program, "in_flight", lambda: in_own_folder(_measure)))

@@ -51,6 +51,8 @@ async def serve(
     max_cached_workflows: int = 1000,
     version: WorkerDeploymentConfig | None = None,
     more_steps: Sequence[Callable[..., object]] = (),
+    steps_per_second: float | None = None,
+    is_eager: bool = True,
 ) -> AsyncIterator[None]:
     """Run a worker in this process, wired as `run_worker.py` does. Without a shop it serves no steps."""
     with ThreadPoolExecutor(THREADS) as threads:
@@ -63,6 +65,8 @@ async def serve(
             deployment_config=version,
             activity_executor=threads,
             max_concurrent_activities=THREADS,
+            max_task_queue_activities_per_second=steps_per_second,
+            disable_eager_activity_execution=not is_eager,
             max_cached_workflows=max_cached_workflows,
             sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
         ):

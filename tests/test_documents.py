@@ -38,7 +38,7 @@ NEEDS_SERVER = re.compile(r"python run_wor|temporal |examples\.(http|large)_orde
 SETTINGS = re.compile(r"(\w+=\S+ )*")
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
-SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation")
+SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation", "$ python -m tests.proofs.in_flight")
 COSTS = "docs/cost.svg"
 MAX_README_LINES, MAX_README_WORDS = 150, 1_300
 

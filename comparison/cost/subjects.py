@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from comparison.cost.floor import Floor
 from comparison.judge.accounts import Ending, accounts_of
-from comparison.stage.processes import ROOT, Program, Server, Worker
+from comparison.stage.processes import ROOT, NotInTime, Program, Server, Worker
 from order_processor import process_order
 from run_server import SETTINGS
 from run_workflow import run_order
@@ -66,9 +66,15 @@ class Subject:
 
 
 async def start(running: AsyncExitStack, program: ProgramT) -> ProgramT:
-    """Start a program that is killed when `running` is left."""
+    """Start a program that is killed when `running` is left.
+
+    Raises:
+        NotInTime: if it ends instead.
+    """
     running.push_async_callback(program.kill)
     await program.start()
+    if not program.is_running:
+        raise NotInTime(f"{program.arguments[0]} ended; it says: {program.errors.read_text().strip()[-200:]}")
     return program
 
 

@@ -19,7 +19,6 @@ from comparison.timeline import end_of, print_timeline
 # The rows whose workflows are worth a look in the UI.
 TELLING = {
     "killed-after-charge": "its payment took two attempts",
-    "poison": "a step that kills its worker is tried again and again",
     "mail-down": "the mail, its last error and its next attempt",
 }
 WIDTH_WITHOUT_TERMINAL = 120
@@ -54,7 +53,7 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
 
         def begun(scenario: Scenario) -> None:
             running.append(scenario.name)
-            progress.update(task, description=f"running {len(running)}, the last one {scenario.name}")
+            progress.update(task, description=f"{len(running)} at work; begun: {scenario.title}"[:48])
 
         def done(row: Row) -> None:
             running.remove(row.scenario.name)

@@ -88,7 +88,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
         Scenario("killed-after-charge", "Killed after the charge", CHARGED_AND_KILLED, LOST, rerun=COMPLETE),
         Scenario(
             "input-gone",
-            "Killed after the charge, the input gone",
+            "Charged, killed, the input gone",
             CHARGED_AND_KILLED,
             LOST,
             rerun=LOST,
@@ -167,7 +167,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
     "a policy differs": (
         Scenario(
             "inventory-down",
-            "Inventory down after the charge, too long for the script",
+            "Stock down, too long for the script",
             f"update_inventory:unavailable*{MAXIMUM_ATTEMPTS + 1}",
             UNDONE,
         ),
@@ -181,7 +181,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
         ),
         Scenario(
             "cancelled",
-            "Cancelled while the payment is retried",
+            "Cancelled while it retries a payment",
             "process_payment:unavailable*2",
             temporal=UNDONE,
             disturbance=Disturbance.CANCEL,

@@ -30,16 +30,16 @@ WORDS = {
 # The same in a word, for a small screen.
 SHORT = {
     Ending.COMPLETE: "ok",
-    Ending.COMPLETE_UNCONFIRMED: "ok, no mail",
+    Ending.COMPLETE_UNCONFIRMED: "no mail",
     Ending.REFUSED: "refused",
     Ending.UNDONE: "given up",
 }
 SHORT_HEADINGS = ("", "script", "run again", "loop", "Temporal")
 LEGEND = (
-    "ok: paid and delivered. refused, given up: nothing is held. LOST: half-done,",
-    "until somebody finds it. trying, waits: the workflow goes on; a person may act.",
+    "ok: paid and delivered. refused, given up: nothing is held. no mail: noted so.",
+    "trying, waits: it goes on. LOST: half-done, until somebody finds it.",
 )
-TITLE_WIDTH, CELL_WIDTH = 32, 12
+TITLE_WIDTH, CELL_WIDTH = 38, 11
 WAITS = "update_inventory"
 STILL_TRYING: dict[str, str] = {
     "send_confirmation": "ok: still trying (for a day)",

@@ -30,8 +30,6 @@ with workflow.unsafe.imports_passed_through():
 LARGE_ORDERS = "large-orders"  # a task queue of its own: the workers of the orders do not know this workflow
 REMIND_AFTER, EXPIRE_AFTER = timedelta(days=3), timedelta(days=7)
 
-logger = logging.getLogger("large_order")
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -58,6 +56,7 @@ class LargeOrderWorkflow:
         if workflow.info().workflow_id != f"large-{order_workflow}":
             # Under two ids, one could be declined and the other approved.
             raise ApplicationError(f"order_id: it must wait as workflow large-{order_workflow}", non_retryable=True)
+        workflow.set_current_details("waits for a decision")
         reminder = asyncio.create_task(remind_later(order))
         with contextlib.suppress(asyncio.TimeoutError):
             await workflow.wait_condition(lambda: self._decision is not None, timeout=self._expires_at - workflow.now())
@@ -100,7 +99,7 @@ async def remind_later(order: Order) -> None:
 @activity.defn
 async def remind(order: Order) -> None:
     """Remind those who decide: here in the worker's log. Yours may send a mail."""
-    logger.warning("order %s: %s wait for a decision", order.order_id, order.total)
+    activity.logger.warning("order %s: %s wait for a decision", order.order_id, order.total)
 
 
 async def serve() -> None:
@@ -111,7 +110,7 @@ async def serve() -> None:
     async with Worker(
         client, task_queue=LARGE_ORDERS, workflows=[LargeOrderWorkflow], activities=[remind], interceptors=[Admission()]
     ):
-        logger.info("serving task queue %s", LARGE_ORDERS)
+        logging.info("serving task queue %s", LARGE_ORDERS)
         await stopping.wait()
 
 
@@ -121,7 +120,7 @@ def main() -> int:
     try:
         asyncio.run(serve())
     except NoConnection as error:
-        logger.error("%s", error)
+        logging.error("%s", error)
         return 1
     return 0
 

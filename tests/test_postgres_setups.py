@@ -393,6 +393,10 @@ def test_settings_are_shown_without_user_and_password(data: str, shown: str) -> 
         "host=db password='plum",
         "host=db dbname=postgresql://u:plum@db/shop",
         "Server=db;Password=plum",
+        "User Id=shop;Pwd=plum",
+        "host: db, password: plum",
+        "shop:plum@db/shop",
+        "//shop:plum@db/shop",
         "jdbc:postgresql://db/shop?password=plum",
         "postgresql:/shop:plum@db/shop",
         "postgresql:shop:plum@db",
@@ -414,7 +418,9 @@ def test_no_folder_is_made_of_what_looks_like_settings(
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("name", ["./a=b", "shops/run=3", "my-shop=3", "~/shop"])
+@pytest.mark.parametrize(
+    "name", ["./a=b", "shops/run=3", "my-shop=3", "~/shop", "./passport=3", "/srv/pass=3", "./a:b@c"]
+)
 def test_a_folder_may_have_an_equals_sign_in_its_name(name: str) -> None:
     assert parse_location(name) == Path(name).expanduser()
 

@@ -414,6 +414,12 @@ def test_looking_makes_no_file_that_is_missing(tmp_path: Path, service: str) -> 
     assert not missing.exists()
 
 
+@pytest.mark.parametrize("text", ["~nobody-of-that-name/shop", "~nobody-of-that-name"])
+def test_no_folder_is_made_of_a_home_directory_that_is_unknown(text: str) -> None:
+    with pytest.raises(ValueError, match="no such home directory is known"):
+        parse_location(text)
+
+
 def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 

@@ -17,7 +17,11 @@ _URL = re.compile(
 _VALUE = r"'(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|"
 _SETTING = re.compile(rf"\s*(\w+)\s*=\s*({_VALUE})(?:\s+|\Z)", re.DOTALL)
 # What is meant to be settings or a URL, whether or not it can be read: a folder of that name would tell the password.
-_NO_FOLDER = re.compile(r"\s*\w+\s*=|.*(?:://|\bpass\w*\s*=)|\s*(?:jdbc:)?postgres(?:ql)?:", re.DOTALL | re.IGNORECASE)
+# What begins with a dot, a slash or ~ is a folder, unless it is the rest of a URL.
+_NO_FOLDER = re.compile(
+    r"\s*\w[\w ]*=|[^./~].*\b(?:pass\w*|pwd)\s*[=:]|.*://|(?://)?[^/]*:.*@|\s*(?:jdbc:)?postgres(?:ql)?:",
+    re.DOTALL | re.IGNORECASE,
+)
 # The settings that tell which database it is. One of the others is the password.
 _PLACES = ("service", "host", "hostaddr", "port", "dbname")
 
@@ -51,7 +55,10 @@ def parse_location(text: str, connections: int = CONNECTIONS) -> Location:
         ValueError: if it is no folder, and not PostgreSQL's, or could be misread; the message does not hold it.
     """
     if not _NO_FOLDER.match(text):
-        return Path(os.path.expanduser(text))  # `--data=~/shop`: the shell does not
+        folder = os.path.expanduser(text)  # `--data=~/shop`: the shell does not
+        if folder.startswith("~"):
+            raise ValueError(f"{text}: no such home directory is known (a folder with ~ before its name: ./NAME)")
+        return Path(folder)
     if not (_URL.fullmatch(text) or _are_settings(text)):
         raise ValueError(
             "the URL of a shop must read postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for special characters"

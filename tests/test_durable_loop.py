@@ -21,7 +21,7 @@ from comparison.judge.audit import audit
 from comparison.judge.command import parse_outcome
 from comparison.stage.processes import ROOT, clean_environment
 from examples import durable_loop
-from examples.durable_loop import LEASE_SECONDS, MAXIMUM_DEATHS, SCHEMA, Claim, OrderTable
+from examples.durable_loop import LEASE_SECONDS, MAXIMUM_DEATHS, SCHEMA, Claim, OrderTable, open_table
 from order_processor import process_order
 from shop.faults import parse_faults
 from shop.ledger import Attempt, read_ledger
@@ -185,11 +185,18 @@ def test_an_order_that_is_given_up_is_refunded_unless_its_stock_is_taken(
     assert [charge.refunded for charge in read_ledger(shop.location).charges] == [refunded]
 
 
+@pytest.mark.parametrize("command", [("accept", "examples/order.jsonl"), ("work",)])
+def test_a_table_of_an_earlier_layout_is_refused_at_once(location: Location, command: tuple[str, ...]) -> None:
+    open_database(location, ORDERS, "CREATE TABLE IF NOT EXISTS orders (\n    order_id TEXT\n);").close()
+
+    assert run(location, *command) == (2, "")
+
+
 def test_bad_input_is_refused_whole(tmp_path: Path) -> None:
     status, printed = run(tmp_path, "accept", "-", given="{}\n")
 
     assert (status, printed) == (2, "")
-    assert run(tmp_path, "work") == (0, "")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_bug_stops_neither_the_worker_nor_the_other_orders(
@@ -293,6 +300,14 @@ def test_a_worker_waits_until_the_table_can_be_reached_again(
     assert ended.status is Status.COMPLETED
 
 
+def test_a_worker_starts_while_the_table_is_locked(location: Location, table: OrderTable) -> None:
+    with locked(location):
+        opened = open_table(location)
+
+    with closing(opened.database):
+        assert opened.has_open_orders()
+
+
 def test_after_a_reset_an_order_is_accepted_and_worked_on_again(location: Location, table: OrderTable) -> None:
     with closing(Shop(location)) as shop:
         work(shop, table)
@@ -357,13 +372,16 @@ def test_an_order_that_cannot_even_be_given_up_is_left_to_a_person(shop: Shop) -
     assert attempts_in(shop) == ()
 
 
-def test_a_worker_that_is_asked_to_stop_ends_the_order_in_hand_and_begins_no_other(shop: Shop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told_by", [signal.SIGTERM, signal.SIGHUP])
+def test_a_worker_that_is_asked_to_stop_ends_the_order_in_hand_and_begins_no_other(
+    shop: Shop, tmp_path: Path, told_by: signal.Signals
+) -> None:
     path = write_orders(tmp_path / "orders.jsonl", make_order("1"), make_order("2"))
     run(shop.location, "accept", str(path))
     stopped = start(shop.location, "work", "--faults=process_payment:slow(1)")
     wait_until(lambda: "process_payment" in [attempt.step for attempt in attempts_in(shop)])
 
-    stopped.send_signal(signal.SIGTERM)
+    stopped.send_signal(told_by)
     printed, _ = stopped.communicate(timeout=TIMEOUT_SECONDS)
 
     assert (stopped.returncode, printed.split("\t")[:2]) == (0, ["1", "completed"])

@@ -80,5 +80,6 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
         at_exit.close()
         logging.shutdown()
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
+            if sys.stdout:  # None if it was closed, by `>&-`
+                sys.stdout.flush()
         os._exit(status)

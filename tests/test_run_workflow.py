@@ -301,6 +301,7 @@ async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage, ca
     ("redirection", "status", "is_printed"),
     [
         (">/dev/full", 1, False),
+        (">&-", 1, False),
         ("2>/dev/full", 0, True),
     ],
 )

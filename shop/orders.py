@@ -24,9 +24,10 @@ RULES: dict[str, re.Pattern[str] | range] = {
     "unit_price_cents": range(10**9 + 1),
 }
 
-# ISO 4217: a yen has no smaller unit, a dinar has 1,000 fils. All others have two decimals.
+# ISO 4217: a yen has no smaller unit, a dinar has 1,000 fils, Chile's unit of account four decimals; all others two.
 WITHOUT_DECIMALS = re.compile("BIF|CLP|DJF|GNF|ISK|JPY|KMF|KRW|PYG|RWF|UGX|UYI|VND|VUV|XAF|XOF|XPF")
 WITH_THREE_DECIMALS = re.compile("BHD|IQD|JOD|KWD|LYD|OMR|TND")
+WITH_FOUR_DECIMALS = re.compile("CLF|UYW")
 
 
 class InvalidOrder(ValueError):
@@ -154,7 +155,8 @@ SAMPLE_ORDER = Order(
 
 def format_money(cents: int, currency: str) -> str:
     """Return an amount for people, with the decimals of its currency: `43.90 USD`, `4390 JPY`."""
-    decimals = 0 if WITHOUT_DECIMALS.fullmatch(currency) else 3 if WITH_THREE_DECIMALS.fullmatch(currency) else 2
+    rules = {0: WITHOUT_DECIMALS, 3: WITH_THREE_DECIMALS, 4: WITH_FOUR_DECIMALS}
+    decimals = next((number for number, currencies in rules.items() if currencies.fullmatch(currency)), 2)
     return f"{cents / 10**decimals:.{decimals}f} {currency}"
 
 

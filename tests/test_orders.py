@@ -339,6 +339,7 @@ def test_a_byte_order_mark_before_the_first_order_is_no_part_of_it() -> None:
         (4390, "JPY", "4390 JPY"),
         (10**12, "XAF", "1000000000000 XAF"),
         (4390, "KWD", "4.390 KWD"),
+        (43905, "CLF", "4.3905 CLF"),
     ],
 )
 def test_money_is_shown_with_the_decimals_of_its_currency(cents: int, currency: str, shown: str) -> None:

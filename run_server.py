@@ -38,7 +38,7 @@ def find_temporal() -> str:
         asked = subprocess.run(
             [path, "--version"], capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
         )
-        found = asked.stdout.strip()[:80]
+        found = (asked.stdout or asked.stderr).strip()[:80]
     except (OSError, subprocess.TimeoutExpired) as error:
         found = str(error)
     if not re.search(r"temporal version ([2-9]|1\.(9|\d\d))", found):  # as in pyproject.toml
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--ui-port", type=int, help="of the UI (default: 1000 above, where printed links lead)")
     parser.add_argument("--db", metavar="FILE", default=DATABASE, help="state (default: in data/ beside me)")
     arguments = parser.parse_args()
-    port, database = arguments.port, os.path.realpath(arguments.db)
+    port, database = arguments.port, os.path.realpath(os.path.expanduser(arguments.db))
     ui_port = port + 1000 if arguments.ui_port is None else arguments.ui_port
     if port == ui_port or not (0 < port < 65536 and 0 < ui_port < 65536):
         parser.error("the two ports must differ, and be from 1 to 65535")

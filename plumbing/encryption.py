@@ -112,7 +112,7 @@ def read_keys(environment: Mapping[str, str]) -> list[bytes]:
     if KEYS_FILE not in environment:
         return []
     keys = []
-    for number, line in enumerate(Path(environment[KEYS_FILE]).read_bytes().splitlines(), start=1):
+    for number, line in enumerate(Path(os.path.expanduser(environment[KEYS_FILE])).read_bytes().splitlines(), start=1):
         try:
             keys.append(base64.b64decode(line, validate=True))
         except ValueError:

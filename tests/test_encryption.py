@@ -44,7 +44,7 @@ from comparison.stage.processes import (
 )
 from examples.codec_endpoint import MAX_BODY_BYTES, CodecEndpoint
 from plumbing.connection import NoConnection, connect
-from plumbing.encryption import ENCRYPTED, KEY_ID, Encryption, key_id_of
+from plumbing.encryption import ENCRYPTED, KEY_ID, Encryption, key_id_of, read_keys
 from plumbing.starting import what_for
 from workflows import ATTEMPT_TIMEOUT, TASK_QUEUE
 
@@ -341,6 +341,13 @@ async def test_a_worker_that_lacks_the_key_uses_up_attempts_of_a_step_that_is_en
     # A step without a limit of attempts loses nothing by it.
     await worker(stage, NEW)
     assert (await run(stage, "paid", NEW)).startswith("paid\tcompleted")
+
+
+def test_a_tilde_before_the_key_file_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key_file(tmp_path / "payload.keys", NEW)
+
+    assert read_keys({"PAYLOAD_KEYS_FILE": "~/payload.keys"}) == [NEW]
 
 
 BAD_FILES = {

@@ -201,10 +201,11 @@ def test_a_newer_temporal_program_in_path_is_given_the_ports_the_file_and_the_se
         ("#!/bin/sh\necho 'temporal version 1.8.3 (Server 1.31.2, UI 2.50.1)'", "temporal version 1.8.3"),
         ("#!/bin/sh\necho 'temporal version 0.13.2 (server 1.24.1)'", "temporal version 0.13.2"),
         ("#!/bin/sh\necho a clock; echo of physics", "a clock"),
+        ("#!/bin/sh\necho no home >&2; exit 1", "no home"),
         ("\0ELF", "Exec format error"),
         ("echo temporal version 1.9.1", "Exec format error"),
     ],
-    ids=["none", "1.8", "0.13", "another program", "no program", "no program either"],
+    ids=["none", "1.8", "0.13", "another program", "one that fails", "no program", "no program either"],
 )
 def test_without_a_temporal_program_that_will_do_the_one_found_and_the_one_needed_are_named(
     tmp_path: Path, script: str, found: str
@@ -262,6 +263,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
     assert ended.returncode == 2
     assert str(tmp_path / "file") in sentence_of(ended)
+
+
+def test_a_tilde_before_the_file_is_the_home_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ended = run_server("--db=~/file/state.sqlite3", HOME=str(tmp_path))
+
+    assert ended.returncode == 2
+    assert str(tmp_path / "file" / "state.sqlite3") in sentence_of(ended)
 
 
 def test_the_default_file_is_beside_the_program_wherever_one_stands(tmp_path: Path) -> None:

@@ -219,6 +219,22 @@ def test_a_worker_whose_user_may_only_read_ends_with_2_and_says_so(postgres: Pos
     assert shown.returncode == 0
 
 
+def test_a_worker_that_may_not_write_to_one_table_ends_with_2_and_names_it(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        Shop(postgres.url(database="of_a_test")).close()
+        in_schemas(
+            postgres,
+            "GRANT USAGE ON SCHEMA {} TO of_a_test",
+            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {} TO of_a_test",
+        )
+        postgres.operate("REVOKE INSERT, UPDATE ON payments.voids FROM of_a_test", database="of_a_test")
+
+        completed = run_here("run_worker.py", "--data", url)
+
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "the user may not write to the schema payments (voids)" in completed.stderr
+
+
 def in_schemas(server: PostgresServer, *statements: str) -> None:
     """Carry out statements for each schema, as the user whose the server is."""
     for statement in statements:

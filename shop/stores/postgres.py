@@ -57,8 +57,8 @@ class PostgresDatabase:
                 found = connection.tables(service)
             if not self._tables.keys() <= found.keys():
                 self._make_missing()
-            elif found and not any(found.values()):
-                raise ServiceUnavailable(f"the user may not write to the schema {service}")
+            elif refused := [table for table in self._tables if not found[table]]:
+                raise ServiceUnavailable(f"the user may not write to the schema {service} ({', '.join(refused)})")
         except (ServiceUnavailable, ReplyLost) as error:
             self.close()
             raise StoreUnusable(f"{location}: {error}") from error

@@ -148,6 +148,7 @@ def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pyte
         ("--json", "--markdown"),
         ("--svg", "x.svg"),
         ("declined", "--svg", "no folder/x.svg"),
+        ("declined", "--svg", "docs"),
         ("bench", "--svg", "no folder/x.svg"),
     ],
 )

@@ -71,10 +71,10 @@ def new_file(text: str) -> Path:
     """Read an option that names a file to write, before the work whose result goes there.
 
     Raises:
-        argparse.ArgumentTypeError: if there is no folder for it.
+        argparse.ArgumentTypeError: if there is no folder for it, or if it is a folder itself.
     """
-    if not Path(text).absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder for {text}")
+    if Path(text).is_dir() or not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text or '(empty)'} is a folder, or there is no folder for it")
     return Path(text)
 
 

@@ -483,6 +483,11 @@ def test_an_option_goes_before_the_environment_and_that_before_the_default() -> 
     assert (by_default.location, by_default.keys_enabled) == (ROOT / "data", True)
 
 
+def test_an_empty_option_opens_no_other_shop() -> None:
+    with pytest.raises(ValueError, match="--data: is empty"):
+        options_of("--data", "", SHOP_DATA="b")
+
+
 def test_the_default_folder_does_not_depend_on_where_one_stands(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "shop", tmp_path / "copy" / "shop")
     elsewhere = tmp_path / "elsewhere"

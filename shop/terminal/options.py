@@ -80,6 +80,8 @@ def shop_location(arguments: argparse.Namespace, environment: Mapping[str, str])
     Raises:
         ValueError: if it is a URL that cannot be read, or the number of connections is none.
     """
+    if arguments.data == "":  # `--data "$UNSET"` must not open another shop
+        raise ValueError("--data: is empty; name a folder or a database, or leave it out")
     connections = environment.get("SHOP_CONNECTIONS", str(CONNECTIONS))
     if not re.fullmatch("[1-9][0-9]{0,3}", connections):
         raise ValueError(f"SHOP_CONNECTIONS: must be a whole number from 1 to 9999, not {connections!r}")

@@ -251,6 +251,23 @@ def test_every_file_and_heading_that_is_linked_is_there(page: Path) -> None:
             assert anchor[1:] in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
+def test_the_table_of_the_alternatives_counts_the_lines_of_their_programs() -> None:
+    rows = re.findall(r"^\|.*\[(\w+)\.sh\].* (\d+) \|$", (ROOT / "docs" / "alternatives.md").read_text(), re.MULTILINE)
+
+    assert len(rows) >= 8
+    for name, lines in rows:
+        (program,) = re.findall(r"peers/(\w+_order\.py)", (ROOT / "findings" / f"{name}.sh").read_text())[:1]
+        assert len((ROOT / "findings" / "peers" / program).read_text().splitlines()) == int(lines), name
+
+
+def test_every_script_of_the_findings_is_linked_from_a_page() -> None:
+    linked = {
+        Path(path).name for page in PAGES for path, _ in FILE_LINK.findall(page.read_text()) if "findings/" in path
+    }
+
+    assert {path.name for path in (ROOT / "findings").glob("*.sh")} <= linked
+
+
 def test_the_readme_is_read_in_one_sitting() -> None:
     text = (ROOT / "README.md").read_text()
 

@@ -3,6 +3,8 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 # Written last. Where it is missing or older than the lock, an installation failed or is out of date: it is repeated.
 INSTALLED = .venv/installed
+# So many scripts of findings/ run at a time; they mostly wait.
+JOBS ?= 3
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header
 QUICK = activities audit faults imports orders shop storage streams interleavings
 
@@ -32,13 +34,13 @@ soak: $(INSTALLED)  ## Kill each version a thousand times at random, under rando
 ablation: $(INSTALLED)  ## Measure what each setting and habit brings: about a quarter of an hour
 	$(RUN) -m tests.proofs.ablation
 
-findings: $(INSTALLED)  ## Run the scripts in findings/ (they install packages of their own), and say which have changed
-	@changed=0; for script in findings/*.sh; do \
-		printf '%s ' $$script; began=$$(date +%s); output=$$(bash $$script 2>&1); status=$$?; \
-		case $$status in 0) word=unchanged;; 1) word=CHANGED;; *) word='not run';; esac; \
-		echo "$$word ($$(($$(date +%s) - began)) s)"; \
-		[ $$status = 0 ] || { changed=1; echo "$$output" | tail -n 40; }; \
-	done; exit $$changed
+findings: $(INSTALLED)  ## Run the scripts in findings/, JOBS=3 at a time (they install packages of their own), and say which have changed
+	@ls findings/*.sh | xargs -n 1 -P $(JOBS) bash -c ' \
+		output=$$(bash $$0 2>&1); status=$$?; \
+		case $$status in 0) word=unchanged;; 1) word=CHANGED;; *) word="not run";; esac; \
+		[ $$status = 0 ] && output= || output=$$(tail -n 40 <<<"$$output"); \
+		echo "$$0 $$word ($$SECONDS s)$${output:+:$$output}"; \
+		exit $$status'
 
 picture: $(INSTALLED)  ## Take the picture of the UI again (needs chromium and chromedriver)
 	$(RUN) -m tests.proofs.picture docs/waiting.png

@@ -68,7 +68,13 @@ def note(fact: str) -> None:
 async def main() -> None:
     client = await Client.connect(os.environ["TEMPORAL_ADDRESS"])
     async with Worker(
-        client, task_queue="orders", workflows=[Order], activities=[pack], graceful_shutdown_timeout=timedelta(0)
+        client,
+        task_queue="orders",
+        workflows=[Order],
+        activities=[pack],
+        graceful_shutdown_timeout=timedelta(0),
+        # The SDK holds heartbeats back for four fifths of their time-out, which is too long on a busy machine.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
     ):
         for first, then in ((8, None), (8, 60), (60, 5)):
             order = await client.start_workflow(Order.run, first, id=f"order-{first}-{then}", task_queue="orders")

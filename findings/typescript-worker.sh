@@ -13,6 +13,13 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 
+export TYPESCRIPT=${FINDINGS_CACHE:-$folder}/typescript-1.24.0
+mkdir -p "$TYPESCRIPT"
+[ -e "$TYPESCRIPT/installed" ] || {
+    npm install --silent --no-audit --no-fund --prefix "$TYPESCRIPT" @temporalio/worker@1.24.0 &&
+        touch "$TYPESCRIPT/installed"
+} >"$folder/npm" 2>&1 &
+npm=$!
 venv=${FINDINGS_CACHE:-$folder}/temporalio-1.35.0
 [ -e "$venv/installed" ] || {
     python3 -m venv --clear "$venv"
@@ -27,11 +34,7 @@ temporal server start-dev --ip 127.0.0.1 --port "${TEMPORAL_ADDRESS#*:}" --headl
     >"$folder/server" 2>&1 &
 timeout 60 sh -c 'until temporal operator cluster health; do sleep 0.2; done' >"$folder/health" 2>&1 || exit 2
 
-export TYPESCRIPT=${FINDINGS_CACHE:-$folder}/typescript-1.24.0
-[ -e "$TYPESCRIPT/installed" ] || {
-    mkdir -p "$TYPESCRIPT"
-    (cd "$TYPESCRIPT" && npm install --silent --no-audit --no-fund @temporalio/worker@1.24.0 && touch installed)
-} >"$folder/npm" 2>&1 || { cat "$folder/npm"; exit 2; }
+wait "$npm" || { cat "$folder/npm"; exit 2; }
 echo 'exports.printLabel = async () => {};' >"$TYPESCRIPT/workflows.js"
 cat >"$TYPESCRIPT/worker.js" <<'JAVASCRIPT'
 const { NativeConnection, Worker } = require("@temporalio/worker");

@@ -11,17 +11,19 @@
 set -euo pipefail
 findings=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 
 python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install -q 'pgqueuer[psycopg]==1.6.0' 'psycopg[binary]==3.3.9' >"$folder/log" 2>&1 ||
     { cat "$folder/log"; exit 2; }
 # Validates twice.
 sed '/^        shop.inventory.validate_inventory(order)/p' "$findings/peers/pgqueuer_order.py" >"$folder/changed.py"
-PYTHONPATH=$findings/.. "$folder/venv/bin/python" "$findings/peers/trials.py" \
-    "$findings/peers/pgqueuer_order.py" "$folder/changed.py" --needs postgres --set-up "pgq install" >"$folder/seen" || exit 2
 sed 's/, dequeue_timeout=IDLE//' "$findings/peers/pgqueuer_order.py" >"$folder/half.py"
-PYTHONPATH=$findings/.. "$folder/venv/bin/python" "$findings/peers/trials.py" "$folder/half.py" "$folder/half.py" \
-    --needs postgres --set-up "pgq install" --trial killed_after_the_charge --seconds 15 >>"$folder/seen" || exit 2
+try=(env "PYTHONPATH=$findings/.." "$folder/venv/bin/python" "$findings/peers/trials.py" --needs postgres --set-up "pgq install")
+"${try[@]}" "$folder/half.py" "$folder/half.py" --trial killed_after_the_charge --seconds 15 >"$folder/half" &
+half=$!
+"${try[@]}" "$findings/peers/pgqueuer_order.py" "$folder/changed.py" >"$folder/trials" || exit 2
+wait "$half" || exit 2
+cat "$folder/trials" "$folder/half" >"$folder/seen"
 diff - "$folder/seen" <<'SEEN'
 killed after the charge: a living process resumed it; the charge ran twice; charged, mailed; the engine says: not in the queue
 order that kills: not given up after 6 deaths; charged, not mailed; the engine says: picked

@@ -38,8 +38,8 @@ findings: $(INSTALLED)  ## Run the scripts in findings/, JOBS=3 at a time (they 
 	@ls findings/*.sh | xargs -n 1 -P $(JOBS) bash -c ' \
 		output=$$(bash $$0 2>&1); status=$$?; \
 		case $$status in 0) word=unchanged;; 1) word=CHANGED;; *) word="not run";; esac; \
-		[ $$status = 0 ] && output= || output=$$(tail -n 40 <<<"$$output"); \
-		echo "$$0 $$word ($$SECONDS s)$${output:+:$$output}"; \
+		[ $$status != 0 ] || output=; \
+		printf "%s\n" "$$0 $$word ($$SECONDS s)" $${output:+"$$(tail -n 40 <<<"$$output")"}; \
 		exit $$status'
 
 picture: $(INSTALLED)  ## Take the picture of the UI again (needs chromium and chromedriver)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from rich.console import Console
 
@@ -16,11 +17,8 @@ from comparison.stage.runner import Row, run_scenarios, running_server
 from comparison.table import make_json, make_markdown, make_short_table, make_table, summary, time_to_whole
 from comparison.timeline import end_of, print_timeline
 
-# The rows whose workflows are worth a look in the UI.
-TELLING = {
-    "killed-after-charge": "its payment took two attempts",
-    "mail-down": "the mail, its last error and its next attempt",
-}
+# The rows whose workflows are worth a look in the UI: few, for a screen of 24 lines.
+TELLING = {"killed-after-charge": "its payment took two attempts"}
 WIDTH_WITHOUT_TERMINAL = 120
 
 
@@ -53,7 +51,7 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
 
         def begun(scenario: Scenario) -> None:
             running.append(scenario.name)
-            progress.update(task, description=f"{len(running)} at work; begun: {scenario.title}"[:48])
+            progress.update(task, description=f"{len(running)} at work; begun: {shorten(scenario.title, 34)}")
 
         def done(row: Row) -> None:
             running.remove(row.scenario.name)
@@ -72,7 +70,7 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
 
 
 def _say_where_to_look(rows: Sequence[Row], ui: str) -> None:
-    print("\nIn the UI, as long as the server is up (Ctrl-C ends it):")
+    print("In the UI, as long as the server is up (Ctrl-C ends it):")
     for row in rows:
         if row.scenario.name in TELLING or len(rows) == 1:
             what = TELLING.get(row.scenario.name, "its history")
@@ -96,7 +94,7 @@ def report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
         with console.capture() as captured:
             for part in [make_table(rows, console.width)] if arguments.all else make_short_table(rows):
                 console.print(part)
-            console.print("", summary(rows), time_to_whole(rows), sep="\n")
+            console.print(summary(rows), time_to_whole(rows), sep="\n")
         print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     for row in rows:
         if not row.is_as_expected:

@@ -36,8 +36,8 @@ SHORT = {
 }
 SHORT_HEADINGS = ("", "script", "run again", "loop", "Temporal")
 LEGEND = (
-    "ok: paid and delivered. refused, given up: nothing is held. no mail: noted so.",
-    "trying, waits: it goes on. LOST: half-done, until somebody finds it.",
+    "ok: paid and delivered. no mail: so, and noted. refused, given up: nothing held.",
+    "trying, waits: it goes on. LOST: half-done or not begun, till somebody finds it.",
 )
 TITLE_WIDTH, CELL_WIDTH = 38, 11
 WAITS = "update_inventory"

@@ -276,10 +276,10 @@ def test_the_readme_is_read_in_one_sitting() -> None:
 
 
 def test_the_milliseconds_of_the_readme_stand_in_its_picture() -> None:
-    (sentence,) = re.findall(r"one order takes [^.]+\.", (ROOT / "README.md").read_text())
-    figures = re.findall(r"[\d.]+\d", sentence)
+    (sentence,) = re.findall(r"one order takes .+?instead of \d+\.", (ROOT / "README.md").read_text())
+    figures = [figure for figure in re.findall(r"[\d.]+\d", sentence) if figure != "32"]
 
-    assert len(figures) == 2
+    assert len(figures) == 4
     for figure in figures:
         assert re.search(rf">{figure}[ <]", (ROOT / COSTS).read_text()), figure
 

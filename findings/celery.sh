@@ -6,7 +6,7 @@
 #   over; max_retries bounds that.
 # Seen: an idle worker looks for such tasks once in 100 s, whatever visibility_timeout says; one that starts looks at
 #   once (fifth line: nobody takes over in 30 s). With unacked_restore_throttle=1 it looks each 10 s. A task that
-#   kills its worker is tried without end: max_retries counts errors. In the default pool, prefork, the process that
+#   kills its worker is tried on, six deaths long: max_retries counts errors. In the default pool, prefork, the process that
 #   dies is a child, and its parent acknowledges the task as failed, in spite of acks_late: nobody tries it again (last
 #   line but one); with reject_on_worker_lost another child does (last line).
 # Settings: https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html,

@@ -7,7 +7,7 @@
 # Seen: the first only if somebody looks: a living worker looks for such messages by chance, at one command in a
 #   thousand by default (last line), and an idle one gives few. In one run nobody took over in 40 s, nor when the
 #   same process started again, in 40 s more. With maintenance_chance at its greatest it looks each time. A message that kills its
-#   worker is tried without end: retries count errors. Each repeat begins at the first step.
+#   worker is tried on, six deaths long: retries count errors. Each repeat begins at the first step.
 # Settings: https://dramatiq.io/reference.html#dramatiq.brokers.redis.RedisBroker, with 5 s instead of a minute.
 set -euo pipefail
 findings=$(cd "$(dirname "$0")" && pwd)

@@ -5,7 +5,7 @@
 # Expected: a job whose heartbeat is older than heartbeat_timeout is taken by another worker; max_attempts=3 of
 #   the retrying executor bounds that.
 # Seen: an idle worker looks for such jobs once in a dequeue_timeout (30 s by default), whatever heartbeat_timeout
-#   says (last line: 5 s and 30 s, nobody takes over in 15 s). A job that kills its worker is tried without end:
+#   says (last line: 5 s and 30 s, nobody takes over in 15 s). A job that kills its worker is tried on, six deaths long:
 #   attempts count errors. Each repeat begins at the first step.
 # Settings: https://janbjorge.github.io/pgqueuer/, with 5 s instead of 30 s for both.
 set -euo pipefail

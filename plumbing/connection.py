@@ -12,13 +12,13 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
-from temporalio.converter import DataConverter
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import KeepAliveConfig, RetryConfig, RPCError
 
 from plumbing.admission import PlainFailureConverter, StrictPayloadConverter
-from plumbing.encryption import KEYS_FILE, EncryptedFailureConverter, Encryption, read_keys
+from plumbing.encryption import KEYS_FILE, Encryption, read_keys
 from plumbing.tracing import EXPORTER, tracing_by
 
 CONNECT_TIMEOUT_SECONDS = 4.0
@@ -112,7 +112,8 @@ def _converter_of(environment: Mapping[str, str]) -> DataConverter:
         raise NoConnection(f"correct {KEYS_FILE}={environment[KEYS_FILE]}: {error}") from error
     if codec.key_id:
         logger.info("payloads are encrypted under key %s", codec.key_id)
-    failures = EncryptedFailureConverter if codec.key_id else PlainFailureConverter
+    # With keys, messages and stacks go where the codec encrypts them.
+    failures = DefaultFailureConverterWithEncodedAttributes if codec.key_id else PlainFailureConverter
     return DataConverter(StrictPayloadConverter, codec, failures)
 
 

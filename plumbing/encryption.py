@@ -15,16 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import Payload
-from temporalio.api.failure.v1 import Failure
 from temporalio.converter import (
     ActivitySerializationContext,
     PayloadCodec,
-    PayloadConverter,
     SerializationContext,
     WithSerializationContext,
 )
-
-from plumbing.admission import PlainFailureConverter
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -90,17 +86,6 @@ class Encryption(PayloadCodec, WithSerializationContext):
             raise KeyMissing(f"it is encrypted under key {key_id}, which is not in {KEYS_FILE} of this process")
         # No key will ever open it. The payload converter refuses it by its encoding, like other malformed input.
         return Payload(metadata={"encoding": b"damaged"})
-
-
-class EncryptedFailureConverter(PlainFailureConverter):
-    """Puts messages and stacks of failures where the codec encrypts them."""
-
-    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
-        """Encode a failure."""
-        super().to_failure(exception, payload_converter, failure)
-        secret = {"message": failure.message, "stack_trace": failure.stack_trace}
-        failure.encoded_attributes.CopyFrom(payload_converter.to_payload(secret))
-        failure.message, failure.stack_trace = "Encoded failure", ""
 
 
 def read_keys(environment: Mapping[str, str]) -> list[bytes]:

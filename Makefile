@@ -67,6 +67,7 @@ lock: $(INSTALLED)  ## Resolve requirements.lock again, and the part of it that 
 # From nothing (--clear): pip takes a package for whole that it was copying when it was killed.
 $(INSTALLED): requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	@test ! -L .venv || { echo '.venv is a link, and what it leads to would be emptied: remove the link'; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	@echo 'Installing the locked packages into .venv, once: about half a minute.'
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

@@ -89,3 +89,17 @@ def test_help_lists_every_target(clone: Path) -> None:
     listed = [line.split()[0] for line in make(clone).stdout.splitlines()]
 
     assert listed == ["help", *TARGETS]
+
+
+def test_an_environment_that_a_link_leads_to_is_not_emptied(
+    clone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "kept").touch()
+    (clone / ".venv").symlink_to(elsewhere)
+
+    made = make(clone, ".venv")
+
+    assert made.returncode != 0
+    assert "remove the link" in made.stdout
+    assert [path.name for path in elsewhere.iterdir()] == ["kept"]

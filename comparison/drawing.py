@@ -50,7 +50,7 @@ class Lane:
 
 
 def draw_timeline(row: Row, path: Path) -> None:
-    """Draw one scenario in each version on one time axis: processes, kills, attempts, and the waits between them."""
+    """Draw one scenario in both versions on one time axis: processes, kills, attempts, and the waits between them."""
     faults = parse_faults(row.scenario.faults)
     steps = {name: _steps_of(cell, faults) for name, cell in row.versions.items()}
     ends = [bar.end for lanes in steps.values() for lane in lanes for bar in lane.bars]

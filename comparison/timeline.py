@@ -12,21 +12,19 @@ from comparison.stage.runner import Cell, Row
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened in one version, in seconds since its order was submitted; `tone` is bad, good or dim."""
+    """Something that happened in one version, in seconds since its order was submitted."""
 
     seconds: float
     version: str
     what: str
-    tone: str = ""
 
 
 def moments_of(row: Row) -> list[Moment]:
     """Return what happened in both versions, by time."""
-    script, temporal = list(_moments(row.script, "script")), list(_moments(row.temporal, "Temporal"))
-    last = max(moment.seconds for moment in script + temporal)
-    for cell, version, moments in ((row.script, "script", script), (row.temporal, "Temporal", temporal)):
-        moments.append(Moment(last, version, end_of(cell), "bad" if cell.lost_orders else "good"))
-    return sorted(script + temporal, key=lambda moment: moment.seconds)
+    moments = [moment for version, cell in row.versions.items() for moment in _moments(cell, version)]
+    last = max(moment.seconds for moment in moments)
+    moments += [Moment(last, version, end_of(cell)) for version, cell in row.versions.items()]
+    return sorted(moments, key=lambda moment: moment.seconds)
 
 
 def print_timeline(row: Row) -> None:
@@ -54,12 +52,12 @@ def _moments(cell: Cell, version: str) -> Iterator[Moment]:
     submitted = submitted_at(cell)
     for entry in cell.log:
         if entry.at >= submitted and not ("run_worker" in entry.what and entry.status == 0):
-            yield Moment(entry.at - submitted, version, _seen(entry), "bad" if entry.status == -9 else "dim")
+            yield Moment(entry.at - submitted, version, _seen(entry))
     for attempt in cell.attempts:
         seconds = datetime.fromisoformat(attempt.at).timestamp() - submitted
         outcome = {"ok": "", "started": ": never came back"}.get(attempt.outcome, f": {attempt.outcome}")
         again = f" (attempt {attempt.attempt})" if attempt.attempt > 1 else ""
-        yield Moment(seconds, version, f"{attempt.step}{again}{outcome}", "" if outcome else "good")
+        yield Moment(seconds, version, f"{attempt.step}{again}{outcome}")
 
 
 def _seen(entry: LogEntry) -> str:

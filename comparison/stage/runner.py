@@ -65,7 +65,7 @@ class Row:
 
     @property
     def versions(self) -> dict[str, Cell]:
-        """Return the cells of the versions that a time line shows, by name."""
+        """Return the cells of the two versions, by name: what a time line shows."""
         return {"script": self.script, "Temporal": self.temporal}
 
     @property

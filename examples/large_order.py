@@ -65,6 +65,7 @@ class LargeOrderWorkflow:
             return Outcome(order.order_id, Status.REJECTED, f"nobody decided within {EXPIRE_AFTER.days} days")
         if not self._decision.is_approved:
             return Outcome(order.order_id, Status.REJECTED, f"declined by {self._decision.by}")
+        workflow.set_current_details(f"approved by {self._decision.by}")
         return await workflow.execute_child_workflow(
             OrderWorkflow.run,
             order,

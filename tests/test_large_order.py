@@ -25,6 +25,7 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from test_cancellation import Hold, assert_done_once, assert_nothing_held, serve, start, wait_for_event
+from test_status import details_of
 from test_workflow_time import duration, skip
 
 from comparison.stage.processes import Program, Server, clean_environment, free_port, wait_until
@@ -153,6 +154,16 @@ async def test_a_declined_order_is_rejected_and_never_charged(stage: Stage, shop
     assert (answer, outcome) == ("taken", Outcome("1", Status.REJECTED, "declined by ada"))
     assert late.startswith("workflow execution already completed")
     assert read_ledger(shop.location).attempts == ()
+
+
+async def test_whoever_looks_sees_that_it_waits_or_who_has_approved(stage: Stage) -> None:
+    async with deciding(stage.client):
+        handle = await place(stage.client)
+        before = await details_of(handle)
+        await decide(handle, APPROVED)
+        after = await details_of(handle)
+
+    assert (before, after) == ("waits for a decision", "approved by ada")
 
 
 async def test_a_second_decision_and_one_of_nobody_are_refused_and_leave_no_trace(stage: Stage, shop: Shop) -> None:

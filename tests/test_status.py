@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from conftest import make_order
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.converter import DataConverter
 from test_cancellation import PATIENCE_SECONDS, Counter, Handle, Hold, open_counter
 
@@ -34,7 +35,7 @@ async def told(handle: Handle) -> tuple[str, object, str]:
     return answer, (await handle.describe()).typed_search_attributes.get(ORDER_STATUS), details.partition(":")[0]
 
 
-async def details_of(handle: Handle) -> str:
+async def details_of(handle: WorkflowHandle[Any, Any]) -> str:  # Any: of whatever workflow
     """Return the text that the UI shows as the current details."""
     metadata: WorkflowMetadata = await handle.query(METADATA_QUERY, result_type=WorkflowMetadata)
     return metadata.current_details
@@ -98,6 +99,7 @@ async def test_a_payment_that_is_retried_shows_the_number_of_its_attempt_and_the
     assert seen == ("process_payment", None, "**process_payment**")
     assert details == "**process_payment**"
     assert (pending.attempt, pending.last_failure.message) == (2, "the service is unavailable (payments)")
+    assert pending.last_failure.stack_trace == ""  # of no use to whoever looks, and it names folders of the worker
 
 
 # What an order that ends in this way writes to the search attribute, and what its details say in the end.

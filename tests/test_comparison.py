@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -279,9 +280,10 @@ def test_an_interrupt_ends_it_in_a_line_and_leaves_no_process_and_no_folder(
         assert running.poll() is None
         time.sleep(0.05)
 
-    send(running.pid, signal_number)
-    time.sleep(0.2)
-    send(running.pid, signal_number)
+    while running.poll() is None:
+        with suppress(ProcessLookupError):
+            send(running.pid, signal_number)
+        time.sleep(0.02)
     output, errors = running.communicate(timeout=60)
 
     assert (running.returncode, output, len(errors.splitlines())) == (130, "", 1), errors

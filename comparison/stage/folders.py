@@ -19,6 +19,7 @@ from comparison.stage.processes import NotInTime, kill_all
 from plumbing.connection import NoConnection
 
 INTERRUPTED = 130  # as shells say it of SIGINT
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
@@ -53,17 +54,18 @@ async def _until_interrupted(work: Callable[[Path], Coroutine[None, None, bool]]
     is_interrupted = working.cancel()  # False if it is done
     await asyncio.wait([working])
     await kill_all(directory)
+    for signal_number in STOPPING:  # The loop's handlers end with the loop, and a folder is still to be removed.
+        asyncio.get_running_loop().remove_signal_handler(signal_number)
+        signal.signal(signal_number, signal.SIG_IGN)
     return None if is_interrupted else working.result()
 
 
 def interruption() -> asyncio.Event:
     """Return an event that is set, from here on, by Ctrl-C, `kill`, or a terminal that is closed."""
     interrupted = asyncio.Event()
-    stopping = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under `nohup`
-        stopping.append(signal.SIGHUP)
-    for signal_number in stopping:
-        asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
+    for signal_number in STOPPING:
+        if signal_number != signal.SIGHUP or signal.getsignal(signal_number) is not signal.SIG_IGN:  # by `nohup`
+            asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
     return interrupted
 
 

@@ -85,7 +85,7 @@ def main() -> int:
         asyncio.run(serve(shop, core, deployment))
     except NoConnection as error:
         print(f"run_worker: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     return 0
 
 

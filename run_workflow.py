@@ -125,7 +125,7 @@ def main() -> int:
         return asyncio.run(run_orders(orders, arguments.concurrency, wait=not arguments.no_wait))
     except NoConnection as error:
         print(f"run_workflow: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
 
 
 if __name__ == "__main__":

@@ -116,13 +116,13 @@ async def serve() -> None:
 
 
 def main() -> int:
-    """Return the exit status: 0 stopped on request, 1 no server."""
+    """Return the exit status: 0 stopped on request, 1 no server, 2 bad settings."""
     log_to_stderr()
     try:
         asyncio.run(serve())
     except NoConnection as error:
         logging.error("%s", error)
-        return 1
+        return error.exit_status
     return 0
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import Progress
 
 from plumbing.process import when_told_to_stop
 
@@ -32,9 +30,6 @@ async def run_batch(
     SIGINT, SIGTERM and SIGHUP end the waiting: what has not ended is reported as `CancelledError`.
     """
     slots = asyncio.Semaphore(concurrency)
-    is_drawn = len(items) > SCREENFUL and sys.stderr.isatty()
-    # Unwrapped, so that links in the log stay whole. By default the bar would take standard output, too.
-    bar = Progress(console=Console(stderr=True, soft_wrap=True), redirect_stdout=False, disable=not is_drawn)
 
     async def run_one(item: ItemT) -> None:
         result: ResultT | BaseException
@@ -44,7 +39,7 @@ async def run_batch(
         except (Exception, asyncio.CancelledError) as error:
             result = error
         report(item, result)
-        bar.advance(drawn)
+        advance()
 
     def interrupt() -> None:
         logger.info("interrupted; what was started goes on. To attach again, run the same command again")
@@ -52,10 +47,22 @@ async def run_batch(
             task.cancel()
 
     when_told_to_stop(interrupt)
-    with bar:
-        drawn = bar.add_task("", total=len(items))
-        for handler in logging.getLogger().handlers:
-            if is_drawn and getattr(handler, "stream", None) is bar.console.file:
-                handler.setStream(sys.stderr)  # type: ignore[attr-defined]  # The bar has put itself in its place.
+    is_drawn = len(items) > SCREENFUL and sys.stderr.isatty()
+    with bar_of(len(items)) if is_drawn else nullcontext(lambda: None) as advance:
         tasks = [asyncio.create_task(run_one(item)) for item in items]
         await asyncio.gather(*tasks)  # `report` may raise; a task catches all else
+
+
+@contextmanager
+def bar_of(total: int) -> Iterator[Callable[[], None]]:
+    """Draw a bar below the log; give what moves it on by one."""
+    from rich.console import Console  # not above: an eighth of the start of a program that draws none
+    from rich.progress import Progress
+
+    # Unwrapped, so that links in the log stay whole. By default the bar would take standard output, too.
+    with Progress(console=Console(stderr=True, soft_wrap=True), redirect_stdout=False) as bar:
+        for handler in logging.getLogger().handlers:
+            if getattr(handler, "stream", None) is bar.console.file:
+                handler.setStream(sys.stderr)  # type: ignore[attr-defined]  # The bar has put itself in its place.
+        drawn = bar.add_task("", total=total)
+        yield lambda: bar.advance(drawn)

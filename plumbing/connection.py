@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -32,6 +33,14 @@ logger = logging.getLogger("connection")
 
 class NoConnection(Exception):
     """The Temporal server cannot be used; the message says why, and what to do."""
+
+    exit_status = 1
+
+
+class InvalidSettings(NoConnection):
+    """A setting cannot be read."""
+
+    exit_status = 2
 
 
 @functools.cache
@@ -60,26 +69,21 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
     See https://docs.temporal.io/develop/environment-configuration.
 
     Raises:
-        NoConnection: within 5 s, if the settings or the server are not usable.
+        InvalidSettings: if a setting cannot be read.
+        NoConnection: within 5 s, if the server is not usable.
     """
-    try:
+    with _reading("the Temporal settings (TEMPORAL_* or the profile file)"):
         # The SDK would refuse a variable of somebody else's that is not UTF-8.
         ours = {name: value for name, value in environment.items() if name.startswith("TEMPORAL_")}
         settings = ClientConfig.load_client_connect_config(override_env_vars=ours)
-    except (RuntimeError, ValueError, OSError) as error:
-        # Its first line says where. The next ones quote the file, which may hold a key.
-        problem = str(error).partition("\n")[0]
-        raise NoConnection(f"correct the Temporal settings (TEMPORAL_* or the profile file): {problem}") from error
     address = settings.setdefault("target_host", "localhost:7233")
-    if not address.rpartition(":")[2].isdecimal():
-        raise NoConnection(f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}")
-    converter = _converter_of(environment)
-    try:
+    with _reading("TEMPORAL_ADDRESS"):
+        if not address.rpartition(":")[2].isdecimal():
+            raise ValueError(f"it must read HOST:PORT, not {address}")
+    with _reading(f"{KEYS_FILE}={environment.get(KEYS_FILE)}"):
+        converter = _converter_with(Encryption(read_keys(environment)))
+    with _reading(EXPORTER):
         plugins = tracing_by(environment.get(EXPORTER, ""))
-    except ImportError as error:
-        raise NoConnection(f"{EXPORTER} needs the packages of OpenTelemetry; install them once (make .venv)") from error
-    except ValueError as error:
-        raise NoConnection(str(error)) from error
 
     async def connect_and_look() -> Client:
         client = await Client.connect(
@@ -102,14 +106,20 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
         raise NoConnection(f"the Temporal server at {address} {says}: {reason}; {advice}") from error
 
 
-def _converter_of(environment: Mapping[str, str]) -> DataConverter:
-    """Return how payloads are written: encrypted, if there are keys."""
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Name what is to be corrected, and the problem by its first line: the next ones quote files, which hold keys."""
     try:
-        codec = Encryption(read_keys(environment))
+        yield
     except ImportError as error:
-        raise NoConnection(f"{KEYS_FILE} needs the package cryptography; install it once (make .venv)") from error
-    except (OSError, ValueError) as error:
-        raise NoConnection(f"correct {KEYS_FILE}={environment[KEYS_FILE]}: {error}") from error
+        raise InvalidSettings(f"{what} needs a package; install it once (make .venv): {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = str(error).partition("\n")[0]
+        raise InvalidSettings(f"correct {what}: {problem}") from error
+
+
+def _converter_with(codec: Encryption) -> DataConverter:
+    """Return how payloads are written: encrypted, if there are keys."""
     if codec.key_id:
         logger.info("payloads are encrypted under key %s", codec.key_id)
     # With keys, messages and stacks go where the codec encrypts them.

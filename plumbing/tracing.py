@@ -31,7 +31,7 @@ def tracing_by(exporter: str) -> list[SimplePlugin]:
     if exporter in ("", "none"):
         return []
     if exporter not in ("otlp", "console"):
-        raise ValueError(f"{EXPORTER} must be otlp, console or none, not {exporter}")
+        raise ValueError(f"must be otlp, console or none, not {exporter}")
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor

@@ -88,6 +88,18 @@ async def test_an_unknown_namespace_is_reported(server: Server) -> None:
     assert sentence.startswith(f"the Temporal server at {server.address} refuses: Namespace nowhere is not found")
 
 
+@pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])
+async def test_a_program_whose_settings_cannot_be_read_says_so_and_ends_with_2(program: str, tmp_path: Path) -> None:
+    settings = clean_environment(TEMPORAL_ADDRESS="nowhere", SHOP_DATA=str(tmp_path / "shop"))
+    ended = Program(tmp_path / "program", settings, program)
+
+    status = await ended.run(20)
+
+    assert (status, ended.lines()) == (2, [])
+    reason = "correct TEMPORAL_ADDRESS: it must read HOST:PORT, not nowhere"
+    assert ended.errors.read_text() == f"{program.removesuffix('.py')}: {reason}\n"
+
+
 @pytest.mark.parametrize("settings", [{"TEMPORAL_PROFILE": "none"}, {"TEMPORAL_TLS_CLIENT_KEY_PATH": "no-such-file"}])
 async def test_settings_that_cannot_be_read_are_reported(settings: dict[str, str]) -> None:
     sentence = await refusal_of(**settings)

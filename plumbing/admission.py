@@ -1,29 +1,11 @@
-"""What is refused at the door: a workflow that is started with malformed input fails at once, with the reason.
-
-The SDK fails the workflow *task* on input that it cannot decode, and tries again for ever, while the workflow looks as
-if it ran. And where an `int` is declared it cuts 1.5 to 1, and takes `true` for 1.
-"""
+"""What a worker refuses at the door: a workflow that is started with malformed input fails at once, with the reason."""
 
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Sequence
-from dataclasses import is_dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from temporalio import activity, workflow
-from temporalio.api.common.v1 import Payload
-from temporalio.api.failure.v1 import Failure
-from temporalio.common import RawValue
-from temporalio.converter import (
-    ActivitySerializationContext,
-    DefaultFailureConverter,
-    DefaultPayloadConverter,
-    PayloadConverter,
-    SerializationContext,
-    WorkflowSerializationContext,
-)
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
     ActivityInboundInterceptor,
@@ -34,61 +16,7 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-
-class StrictPayloadConverter(DefaultPayloadConverter):
-    """Takes what is sent to a workflow as it was sent, or refuses it. What steps get and return it leaves to the SDK.
-
-    A class may read itself: `from_json(bytes)`, which raises ValueError.
-    """
-
-    def with_context(self, context: SerializationContext) -> StrictPayloadConverter:
-        """Return the converter for the context. Another object for each step would cost a quarter of the CPU."""
-        if isinstance(context, WorkflowSerializationContext):
-            return _FOR_WORKFLOWS
-        is_alone = isinstance(context, ActivitySerializationContext) and not context.workflow_id
-        return _FOR_STEPS_ALONE if is_alone else self
-
-
-class _ForWorkflows(StrictPayloadConverter):
-    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        # The SDK gives no hints if there is another number of arguments than declared: `Admission` refuses those.
-        hints: Sequence[Any] = type_hints or [None] * len(payloads)
-        return [self._read(payload, hint) for payload, hint in zip(payloads, hints, strict=True)]
-
-    def _read(self, payload: Payload, hint: Any) -> Any:  # Any: a type, and a value of it
-        try:
-            is_json = payload.metadata["encoding"] == b"json/plain"
-            if is_json and callable(getattr(hint, "from_json", None)):
-                return hint.from_json(payload.data)
-            (value,) = super().from_payloads([payload], [hint] if hint else None)
-            if (is_dataclass(hint) or hint in (bool, float, int, str)) and not isinstance(value, hint):
-                raise TypeError(f"must be {hint.__name__}, not {type(value).__name__}")
-            if hint and is_json and not _keeps(json.loads(payload.data), json.loads(self.to_payload(value).data)):
-                raise ValueError(f"{hint}: a fraction or a boolean stands where a whole number is declared")
-            return value
-        except Exception as error:  # Converters and classes may raise any.
-            if hint is None:
-                return RawValue(payload)
-            refuse(error)
-
-
-class _ForStepsAlone(StrictPayloadConverter):
-    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode nothing: an error here would be retried. `Admission` refuses an activity that was started alone."""
-        return [RawValue(payload) for payload in payloads]
-
-
-_FOR_WORKFLOWS, _FOR_STEPS_ALONE = _ForWorkflows(), _ForStepsAlone()
-
-
-class PlainFailureConverter(DefaultFailureConverter):
-    """Shows a failure that was raised on purpose as its sentence; the SDK adds the worker's stack to each attempt."""
-
-    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
-        """Encode a failure."""
-        super().to_failure(exception, payload_converter, failure)
-        if isinstance(exception, ApplicationError):
-            failure.stack_trace = ""
+from plumbing.converters import refuse
 
 
 class Admission(Interceptor):
@@ -129,20 +57,3 @@ class _Door(WorkflowInboundInterceptor):
                     except ValueError as error:
                         refuse(error)
         return await super().execute_workflow(input)
-
-
-def refuse(error: BaseException) -> NoReturn:
-    """Fail the workflow for good, whatever retry policy it was started with."""
-    name, reasons, cause = type(error).__name__, [str(error)], error.__cause__
-    while cause:
-        reasons, cause = [*reasons, *([] if str(cause) in reasons[-1] else [str(cause)])], cause.__cause__
-    raise ApplicationError(": ".join(reasons), type=name, non_retryable=True) from None
-
-
-def _keeps(sent: Any, kept: Any) -> bool:  # Any: JSON
-    """Tell whether each number was kept as it was sent. What was not kept at all counts as unknown."""
-    if isinstance(sent, dict) and isinstance(kept, dict):
-        return all(_keeps(sent[name], kept[name]) for name in sent.keys() & kept.keys())
-    if isinstance(sent, list) and isinstance(kept, list):
-        return all(map(_keeps, sent, kept))
-    return not isinstance(kept, int) or type(sent) is type(kept)

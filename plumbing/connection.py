@@ -18,7 +18,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import KeepAliveConfig, RetryConfig, RPCError
 
-from plumbing.admission import PlainFailureConverter, StrictPayloadConverter
+from plumbing.converters import PlainFailureConverter, StrictPayloadConverter
 from plumbing.encryption import KEYS_FILE, Encryption, read_keys
 from plumbing.tracing import EXPORTER, tracing_by
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-
-from temporalio.plugin import SimplePlugin
+from typing import TYPE_CHECKING
 
 from plumbing.process import at_exit
+
+if TYPE_CHECKING:  # Imported, it brings all of the worker along, also to programs that are none.
+    from temporalio.plugin import SimplePlugin
 
 EXPORTER = "OTEL_TRACES_EXPORTER"
 # A collector that does not answer must not hold a program up at its end: the exporter would try for ten seconds.

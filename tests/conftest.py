@@ -22,7 +22,7 @@ from temporalio.testing import WorkflowEnvironment
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from comparison.stage.processes import Program, Server, Worker
-from plumbing.admission import StrictPayloadConverter
+from plumbing.converters import StrictPayloadConverter
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Order
 from shop.shop import Shop

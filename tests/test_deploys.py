@@ -38,8 +38,9 @@ from test_cancellation import (
 )
 
 from comparison.stage.processes import ROOT, Server, wait_until
-from plumbing.admission import Admission, StrictPayloadConverter
+from plumbing.admission import Admission
 from plumbing.connection import add_search_attribute
+from plumbing.converters import StrictPayloadConverter
 from shop.faults import parse_faults
 from shop.ledger import read_ledger
 from shop.orders import InvalidOrder, Item, Order, Outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,3 +168,11 @@ def test_nothing_but_tests_imports_the_comparison() -> None:
     }
 
     assert importers == {"tests"}
+
+
+def test_a_starter_imports_nothing_that_only_workers_bars_keys_and_traces_need() -> None:
+    program = "import run_workflow, sys; print(*sys.modules)"
+
+    imported = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert not {"temporalio.worker", "rich", "cryptography", "opentelemetry"} & set(imported.stdout.split())

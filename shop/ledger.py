@@ -97,7 +97,6 @@ class Ledger:
     confirmations: tuple[Confirmation, ...]
     voids: tuple[Void, ...]
     attempts: tuple[Attempt, ...]
-    customers: tuple[str, ...] = ()
 
     def as_document(self) -> dict[str, object]:
         """Return the JSON object that `python -m shop ledger --json` prints."""
@@ -122,12 +121,9 @@ def read_ledger(location: Location) -> Ledger:
         voids, attempts = voids + _voids(payments, "void_charge"), attempts + _attempts(payments)
     with _reading(location, "notifications") as notifications:
         confirmations = [_confirmation(row) for row in _rows(notifications, "confirmations")]
-        customers = [str(row["customer_id"]) for row in _rows(notifications, "customers")]
         voids, attempts = voids + _voids(notifications, "void_confirmation"), attempts + _attempts(notifications)
     attempts.sort(key=lambda attempt: attempt.at)
-    return Ledger(
-        stock, tuple(sales), tuple(charges), tuple(confirmations), tuple(voids), tuple(attempts), tuple(customers)
-    )
+    return Ledger(stock, tuple(sales), tuple(charges), tuple(confirmations), tuple(voids), tuple(attempts))
 
 
 @contextmanager

@@ -398,21 +398,6 @@ def test_the_command_allows_one_run_if_it_is_told_what_was_printed(
     assert capsys.readouterr().out == f"1\tI9\tprocess_payment: {TIMES + 1} attempts, {TIMES} allowed\n"
 
 
-def test_the_command_misses_what_was_loaded_and_has_vanished(
-    data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "stock.csv").write_text("sku,name,quantity\nmug,M,100\ncoffee-1kg,C,100\ngrinder,G,5\nunsold,U,7\n")
-    (tmp_path / "customers.csv").write_text("customer_id,name,email\nada,A,a\ngrace,G,g\nlinus,L,l\n")
-
-    assert run_audit(orders, f"--data={data}") == 0
-    assert run_audit(orders, f"--data={data}", f"--stock={tmp_path}") == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "-\tI4\tlast-one: none loaded, 1 at first",
-        "-\tI4\tunsold: 7 loaded, none at first",
-        "-\tI4\tcustomer linus has vanished",
-    ]
-
-
 def test_the_command_takes_the_shop_from_the_environment(
     data: Path, orders: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -440,25 +425,25 @@ def test_the_command_does_not_make_the_shop_that_it_does_not_find(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    "line",
     [
-        ("1 completed txn", "must read order_id<TAB>status<TAB>detail"),
-        ("1\tcompleted", "must read order_id<TAB>status<TAB>detail"),
-        ("1\tcompleted\ttxn\tmore", "must read order_id<TAB>status<TAB>detail"),
-        ("an id\tcompleted\ttxn", "must read order_id<TAB>status<TAB>detail"),
-        ("1\tdone\ttxn", "status: must be one of completed, rejected, failed, cancelled, unknown, started"),
-        ("1\tcompleted\t\udcff", "is not UTF-8"),
+        "1 completed txn",
+        "1\tcompleted",
+        "1\tcompleted\ttxn\tmore",
+        "1\tdone\ttxn",
+        "1\tcompleted\t\udcff",
     ],
 )
 def test_the_command_refuses_outcomes_with_a_bad_line_and_names_it(
-    data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, reason: str
+    data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     said = tmp_path / "said.tsv"
     said.write_text(f"1\tcompleted\ttxn\n{line}\n", errors="surrogateescape")
 
     assert run_audit(orders, f"--data={data}", f"--outcomes={said}") == 2
 
-    assert capsys.readouterr() == ("", f"audit: {said}: line 2: {reason}\n")
+    reason = "must read order_id<TAB>status<TAB>detail, in UTF-8; a status is one of completed, rejected, failed, "
+    assert capsys.readouterr() == ("", f"audit: {said}: line 2: {reason}cancelled, unknown, started\n")
 
 
 @pytest.mark.parametrize(
@@ -469,7 +454,6 @@ def test_the_command_refuses_outcomes_with_a_bad_line_and_names_it(
         ("{orders}", "--data={orders}"),
         ("{orders}", "--outcomes=nowhere"),
         ("{orders}", "--outcomes=."),
-        ("{orders}", "--stock=nowhere"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_read_in_one_sentence(

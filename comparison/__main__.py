@@ -17,21 +17,17 @@ from plumbing.process import run_and_exit
 from shop.terminal.streams import run_program
 
 # Each has `add_arguments(parser)` and `run(arguments)`, which returns the exit status. The first goes without saying.
-COMMANDS = {
-    "compare": (compare, "run the same faults and kills through every version (the default)"),
-    "keys": (keys, "show what a repeat does without idempotency keys"),
-    "audit": (audit_command, "judge all orders of a shop"),
-    "bench": (bench, "measure both versions side by side"),
-}
+COMMANDS = {"compare": compare, "keys": keys, "audit": audit_command, "bench": bench}
 
 
 def main() -> int:
     """Return the exit status: 0 as expected, 1 not, 2 bad usage or bad input."""
     parser = argparse.ArgumentParser(prog="python -m comparison")
     parsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (command, help_text) in COMMANDS.items():
+    for name, command in COMMANDS.items():
+        text = str(command.__doc__)
         command_parser = parsers.add_parser(
-            name, help=help_text, description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=text.partition("\n")[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.add_arguments(command_parser)
         command_parser.set_defaults(run=command.run)

@@ -10,12 +10,12 @@ from textwrap import shorten
 
 from rich.console import Console
 
-from comparison.drawing import draw_timeline
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.folders import in_own_folder, interruption, make_progress, new_file
-from comparison.stage.runner import Row, run_scenarios, running_server
-from comparison.table import make_json, make_markdown, make_short_table, make_table, summary, time_to_whole
-from comparison.timeline import end_of, print_timeline
+from comparison.stage.processes import Server, running
+from comparison.stage.runner import Row, run_scenarios
+from comparison.table import make_markdown, make_short_table, make_table, summary, time_to_whole
+from comparison.timeline import draw_timeline, end_of, print_timeline
 
 # The rows whose workflows are worth a look in the UI: few, for a screen of 24 lines.
 TELLING = {"killed-after-charge": "its payment took two attempts"}
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--all", action="store_true", help="show every row, and in full words")
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    form.add_argument("--json", action="store_true", help="print everything as JSON")
     form.add_argument("--svg", type=new_file, metavar="FILE", help="draw the timeline of one scenario")
 
 
@@ -47,23 +46,23 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
     with make_progress() as progress:
         if not progress.disable and len(scenarios) > 1:
             progress.console.print(f"{len(scenarios)} scenarios in every version: about a minute. Ctrl-C ends it.")
-        task, running = progress.add_task("starting a server", total=len(scenarios)), list[str]()
+        task, at_work = progress.add_task("starting a server", total=len(scenarios)), list[str]()
 
         def begun(scenario: Scenario) -> None:
-            running.append(scenario.name)
-            progress.update(task, description=f"{len(running)} at work; begun: {shorten(scenario.title, 34)}")
+            at_work.append(scenario.name)
+            progress.update(task, description=f"{len(at_work)} at work; begun: {shorten(scenario.title, 34)}")
 
         def done(row: Row) -> None:
-            running.remove(row.scenario.name)
+            at_work.remove(row.scenario.name)
             ends = "; ".join(f"{version}: {end_of(cell)}" for version, cell in row.versions.items())
             progress.console.print(f"[bold]{row.scenario.title}[/]. {ends}", highlight=False)
             progress.advance(task)
 
-        async with running_server(directory / "server") as server:
+        async with running(Server(directory / "server")) as server:
             rows = await run_scenarios(scenarios, directory, server, begun=begun, done=done)
             progress.stop()
             report(rows, arguments)
-            if sys.stdout.isatty() and not (arguments.json or arguments.markdown or arguments.svg):
+            if sys.stdout.isatty() and not (arguments.markdown or arguments.svg):
                 _say_where_to_look(rows, server.ui)
                 await interruption().wait()
     return all(row.is_as_expected for row in rows)
@@ -83,8 +82,6 @@ def report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     """Print the rows in the form that was asked for, or draw them; name what is not as expected on standard error."""
     if arguments.svg:
         draw_timeline(rows[0], arguments.svg)
-    elif arguments.json:
-        print(make_json(rows))
     elif arguments.markdown:
         print(make_markdown(rows))
     elif len(rows) == 1:

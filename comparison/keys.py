@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from comparison.scenarios import SCENARIOS
 from comparison.stage.folders import in_own_folder
-from comparison.stage.runner import Cell, run_scenarios, running_server
+from comparison.stage.processes import Server, running
+from comparison.stage.runner import Cell, run_scenarios
 
 NAMES = ("reply-lost", "killed-after-charge")
 LESSON = """\
@@ -31,19 +32,16 @@ async def run_keys(directory: Path) -> bool:
     Returns:
         Whether the keys alone decide: one charge with them, two without, in either version.
     """
-    scenarios = [SCENARIOS[name] for name in NAMES]
-    async with running_server(directory / "server") as server:
-        with_keys, without_keys = await asyncio.gather(
-            run_scenarios(scenarios, directory / "on", server, keys="on"),
-            run_scenarios(scenarios, directory / "off", server, keys="off"),
-        )
+    with_keys = [SCENARIOS[name] for name in NAMES]
+    without = [replace(scenario, name=f"{scenario.name}-without-keys", keys="off") for scenario in with_keys]
+    async with running(Server(directory / "server")) as server:
+        rows = await run_scenarios([*with_keys, *without], directory, server)
     print(f"{'':<32}{'keys':<6}{'script':<22}Temporal")
     is_as_expected = True
-    for keys, rows, expected_charges in (("on", with_keys, 1), ("off", without_keys, 2)):
-        for row in rows:
-            script = row.script_rerun or row.script
-            print(f"{row.scenario.title:<32}{keys:<6}{_charges(script):<22}{_charges(row.temporal)}")
-            is_as_expected &= script.charges == row.temporal.charges == expected_charges
+    for row in rows:
+        print(f"{row.scenario.title:<32}{row.scenario.keys:<6}{_charges(row.rerun):<22}{_charges(row.temporal)}")
+        expected_charges = 1 if row.scenario.keys == "on" else 2
+        is_as_expected &= row.rerun.charges == row.temporal.charges == expected_charges
     print(LESSON)
     return is_as_expected
 

@@ -21,7 +21,7 @@ from temporalio.converter import DataConverter
 from temporalio.testing import WorkflowEnvironment
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
-from comparison.stage.processes import Program, Server, Worker
+from comparison.stage.processes import Program, Server, Worker, running
 from plumbing.converters import StrictPayloadConverter
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Order
@@ -113,10 +113,10 @@ def postgres() -> Iterator[PostgresServer]:
     """Run one PostgreSQL server for the whole session; each test gets its database empty."""
     if not FOLDERS:
         pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
-    running = PostgresServer()
-    running.start()
-    yield running
-    running.stop()
+    started = PostgresServer()
+    started.start()
+    yield started
+    started.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -138,10 +138,8 @@ def database(postgres: PostgresServer) -> Iterator[PostgresUrl]:
 @pytest.fixture(scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """Run one Temporal server for the whole session; `stage` gives each test a namespace of its own."""
-    running = Server(tmp_path_factory.mktemp("server"))
-    await running.start()
-    yield running
-    await running.kill()  # sooner than to stop it
+    async with running(Server(tmp_path_factory.mktemp("server"))) as started:
+        yield started
 
 
 @dataclass
@@ -202,16 +200,14 @@ async def stage(server: Server, tmp_path: Path) -> AsyncIterator[Stage]:
     made = await make_stage(server, tmp_path)
     yield made
     for program in made.started:
-        await program.kill() if program.is_running else None
+        await program.kill()
 
 
 @pytest.fixture
 async def own_server(tmp_path: Path) -> AsyncIterator[Server]:
     """Run a server that the test may kill."""
-    running = Server(tmp_path / "server")
-    await running.start()
-    yield running
-    await running.kill()
+    async with running(Server(tmp_path / "server")) as started:
+        yield started
 
 
 @pytest.fixture

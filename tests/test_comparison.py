@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import re
 import signal
@@ -25,13 +24,13 @@ from test_documents import INCLUDED, PAGES, PICTURE, normalized
 
 from comparison import compare
 from comparison.__main__ import main
-from comparison.drawing import PLOT_WIDTH
-from comparison.scenarios import GROUPS, SCENARIOS, Scenario
+from comparison.scenarios import GROUPS, LEFT_ALONE, SCENARIOS, Disturbance, Scenario
 from comparison.stage.processes import ROOT, Server, clean_environment
 from comparison.stage.runner import Row, run_scenarios
 from comparison.table import make_table
+from comparison.timeline import PLOT_WIDTH
 from plumbing.connection import NoConnection
-from shop.faults import STEPS, parse_faults
+from shop.faults import parse_faults
 
 
 @dataclass(frozen=True)
@@ -133,14 +132,6 @@ def texts_of(picture: Path) -> list[str]:
     return sorted({re.sub(r"[\d.]+( s)?$", "N", text) for text in texts})
 
 
-def test_json_has_a_cell_for_each_version(played: Played, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {row["name"]: row for row in json.loads(played.reported(capsys, "--json"))["rows"]}
-
-    assert rows["declined"]["script_rerun"] is None
-    assert rows["killed-before-charge"]["script"]["endings"] == ["abandoned, nothing held"]
-    assert len(rows["killed-before-charge"]["temporal"]["attempts"]) == 5
-
-
 def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
@@ -151,8 +142,8 @@ def test_processes_may_keep_bytecode_whatever_the_caller_wants(monkeypatch: pyte
     "arguments",
     [
         ("no-such-row",),
-        ("bench", "--orders", "x"),
-        ("--json", "--markdown"),
+        ("bench", "no-such-argument"),
+        ("--all", "--markdown"),
         ("--svg", "x.svg"),
         ("declined", "--svg", "no folder/x.svg"),
         ("declined", "--svg", "docs"),
@@ -180,7 +171,7 @@ def test_a_cell_that_differs_from_what_is_expected_is_noticed(
     row = played.rows["declined"]
     wrong = replace(row, scenario=replace(row.scenario, temporal=SCENARIOS["all-well"].temporal))
 
-    compare.report([wrong], argparse.Namespace(svg=None, json=False, markdown=False, all=False))
+    compare.report([wrong], argparse.Namespace(svg=None, markdown=False, all=False))
 
     printed, errors = capsys.readouterr()
     assert errors.startswith("not as expected: ")
@@ -207,12 +198,12 @@ async def test_a_planned_fault_that_never_strikes_is_noticed(server: Server, tmp
 def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
     planned = parse_faults(scenario.faults).planned
 
-    endings = (scenario.script, scenario.rerun, scenario.loop, scenario.temporal)
-    assert {len(each) for each in endings if each} == {len(scenario.orders)}
-    assert scenario.disturbed_step in STEPS
-    # The script is run again exactly where it is killed, by a fault or by the supervisor.
-    is_killed = any(part.fault.kind.startswith("crash") for part in planned) or scenario.disturbance.name == "KILL_ALL"
-    assert (scenario.rerun is not None) == is_killed
+    assert {len(each) for each in scenario.endings} == {len(scenario.orders)}
+    assert (scenario.disturbance is Disturbance.NONE) or planned
+    # The script is left alone exactly where it is killed, by a fault or by the supervisor.
+    is_killed = any(part.fault.kind.startswith("crash") for part in planned)
+    is_killed |= scenario.disturbance is Disturbance.KILL_ALL
+    assert LEFT_ALONE.issuperset(scenario.script) == is_killed
 
 
 async def test_a_server_hands_out_one_client_which_outlives_a_restart(own_server: Server) -> None:

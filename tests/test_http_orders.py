@@ -16,7 +16,7 @@ import pytest
 from conftest import Stage, make_order, make_stage
 from test_cancellation import assert_done_once
 
-from comparison.stage.processes import Program, Server, clean_environment, free_port, wait_until
+from comparison.stage.processes import Program, Server, clean_environment, free_port, running
 from shop.orders import Order
 from shop.parsing import MAX_LINE_BYTES
 
@@ -40,13 +40,11 @@ class Answer:
 class WebServer(Program):
     """The example as a process, and a client of it."""
 
+    ready = "running on http://127.0.0.1"
+
     def __init__(self, log: Path, settings: dict[str, str]) -> None:
         self.port = free_port()
         super().__init__(log, settings, "-m", "examples.http_orders", f"--port={self.port}")
-
-    async def start(self) -> None:
-        await super().start()
-        await wait_until(lambda: "running on http://127.0.0.1" in self.errors.read_text(), "it serves")
 
     async def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         return await asyncio.to_thread(self._ask, method, path, body)
@@ -70,20 +68,16 @@ class WebServer(Program):
 @pytest.fixture
 async def web(stage: Stage) -> AsyncIterator[WebServer]:
     """Run the example on the stage's namespace."""
-    running = WebServer(stage.directory / "web", stage.settings)
-    await running.start()
-    yield running
-    await running.kill() if running.is_running else None
+    async with running(WebServer(stage.directory / "web", stage.settings)) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 async def door(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WebServer]:
     """Run the example for the tests in which nothing is accepted."""
     stage = await make_stage(server, tmp_path_factory.mktemp("door"))
-    running = WebServer(stage.directory / "web", stage.settings)
-    await running.start()
-    yield running
-    await running.kill()
+    async with running(WebServer(stage.directory / "web", stage.settings)) as started:
+        yield started
 
 
 async def ended(web: WebServer, order_id: str) -> Answer:
@@ -232,7 +226,7 @@ async def test_while_the_server_is_dead_there_is_no_answer_but_503_and_after_it_
         await asyncio.wait_for(ended(web, "1"), PATIENCE_SECONDS)
     finally:
         for program in stage.started:
-            await program.kill() if program.is_running else None
+            await program.kill()
 
     assert [(answer.status, answer.headers["retry-after"]) for answer in away] == [(503, "1")] * 3
     assert max(answer.seconds for answer in away) < ANSWER_SECONDS
@@ -253,7 +247,7 @@ async def test_a_server_that_comes_later_than_the_web_server_is_found(tmp_path: 
         status = await web.wait(20)
     finally:
         for program in (web, server):
-            await program.kill() if program.is_running else None
+            await program.kill()
 
     assert (early.status, later.status, status) == (503, 202, 0)
     assert early.seconds < ANSWER_SECONDS

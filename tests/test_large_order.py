@@ -266,16 +266,10 @@ async def test_an_order_under_way_outlives_the_approval_that_is_terminated_and_i
 class LargeOrderWorker(Program):
     """The example's worker as a process."""
 
+    ready = "serving"
+
     def __init__(self, log: Path, settings: dict[str, str]) -> None:
         super().__init__(log, settings, "-m", "examples.large_order")
-
-    async def start(self) -> None:
-        served_before = self._times_served()
-        await super().start()
-        await wait_until(lambda: self._times_served() > served_before or not self.is_running, "it serves")
-
-    def _times_served(self) -> int:
-        return self.errors.read_text().count("serving") if self.errors.exists() else 0
 
 
 async def test_an_order_that_waits_outlives_the_kill_of_the_server_and_both_workers(
@@ -299,7 +293,7 @@ async def test_an_order_that_waits_outlives_the_kill_of_the_server_and_both_work
         outcome = await end_of(handle)
     finally:
         for program in (*stage.started, waiting):
-            await program.kill() if program.is_running else None
+            await program.kill()
 
     assert (untouched, answer, outcome.status) == ((), "taken", Status.COMPLETED)
     assert_done_once(stage.ledger(), ORDER)
@@ -321,7 +315,7 @@ async def test_a_decision_that_is_answered_outlives_the_kill_of_everything(own_s
         again, outcome = await decide(handle, DECLINED), await end_of(handle)
     finally:
         for program in (*stage.started, waiting):
-            await program.kill() if program.is_running else None
+            await program.kill()
 
     assert (answer, outcome.status) == ("taken", Status.COMPLETED)
     assert again.startswith(("it was decided by ada", "workflow execution already completed"))

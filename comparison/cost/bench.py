@@ -67,8 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _bench(directory: Path, plan: Plan, arguments: argparse.Namespace) -> bool:
     try:
-        # Drawn once a second: the bar's CPU counts as the starter's.
-        with make_progress(refresh_per_second=1) as progress:
+        with make_progress() as progress:
             figures = await take_figures(directory, plan, progress)
     except NotCompleted as error:
         print(f"bench: not completed: {error}", file=sys.stderr)

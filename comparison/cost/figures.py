@@ -12,7 +12,7 @@ from pathlib import Path
 
 from comparison.cost.measure import Flight, Round
 from comparison.cost.subjects import AGAIN, FLOOR, IN_FLIGHT, SCRIPT, SLOW_SCRIPT, SLOW_WORKFLOW, STOCK, WORKFLOW
-from comparison.drawing import svg_page, svg_text
+from comparison.timeline import svg_page, svg_text
 from workflows import ATTEMPT_TIMEOUT, FEW_ATTEMPTS
 
 Values = tuple[float, ...]

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from comparison.stage.processes import NotInTime, kill_all
 from plumbing.connection import NoConnection
+from plumbing.process import when_told_to_stop
 
 INTERRUPTED = 130  # as shells say it of SIGINT
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
@@ -51,21 +51,25 @@ async def _until_interrupted(work: Callable[[Path], Coroutine[None, None, bool]]
     working = asyncio.create_task(work(directory))
     interrupted = asyncio.create_task(interruption().wait())
     await asyncio.wait([working, interrupted], return_when=asyncio.FIRST_COMPLETED)
-    is_interrupted = working.cancel()  # False if it is done
-    await asyncio.wait([working])
+    is_interrupted = not working.done()
+    others = asyncio.all_tasks() - {asyncio.current_task()}  # Supervisors among them: nothing is started again.
+    for task in others:
+        task.cancel()
+    await asyncio.wait([*others, working])
     await kill_all(directory)
-    for signal_number in STOPPING:  # The loop's handlers end with the loop, and a folder is still to be removed.
+    if not is_interrupted:
+        return working.result()
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # The loop's handlers end with the loop, and a folder is still to be removed.
         asyncio.get_running_loop().remove_signal_handler(signal_number)
         signal.signal(signal_number, signal.SIG_IGN)
-    return None if is_interrupted else working.result()
+    return None
 
 
 def interruption() -> asyncio.Event:
     """Return an event that is set, from here on, by Ctrl-C, `kill`, or a terminal that is closed."""
     interrupted = asyncio.Event()
-    for signal_number in STOPPING:
-        if signal_number != signal.SIGHUP or signal.getsignal(signal_number) is not signal.SIG_IGN:  # by `nohup`
-            asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
+    when_told_to_stop(interrupted.set)
     return interrupted
 
 
@@ -80,14 +84,8 @@ def new_file(text: str) -> Path:
     return Path(text)
 
 
-def make_progress(refresh_per_second: float = 10) -> Progress:
-    """Return a progress bar on standard error, drawn only on a terminal."""
+def make_progress() -> Progress:
+    """Return a bar on standard error, only on a terminal; drawn once a second, since the benchmark counts its CPU."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(
-        *columns,
-        console=console,
-        refresh_per_second=refresh_per_second,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return Progress(*columns, console=console, refresh_per_second=1, transient=True, disable=not console.is_terminal)

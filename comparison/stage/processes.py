@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
@@ -49,12 +49,8 @@ def free_port() -> int:
     """Return a port that is free on 127.0.0.1, as is the one 1000 above it, where the UI goes."""
     while True:
         port = random.choice(PORTS)
-        with socket.socket() as probe, socket.socket() as ui_probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                ui_probe.bind(("127.0.0.1", port + 1000))
-            except OSError:
-                continue
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            socket.create_server(("127.0.0.1", port + 1000)).close()
             return port
 
 
@@ -85,8 +81,12 @@ class LogEntry:
 
 
 class Program:
-    """One of the repository's programs as a process. Its output goes to `<log>.out` and `<log>.err`, appended to."""
+    """One of the repository's programs as a process. Its output goes to `<log>.out` and `<log>.err`, appended to.
 
+    It has started when it has written, once more, the word by which it tells that it is `ready`, if there is one.
+    """
+
+    ready = ""
     executable = sys.executable
     tree = ROOT
     spawn = staticmethod(asyncio.create_subprocess_exec)
@@ -102,10 +102,15 @@ class Program:
         self.log: list[LogEntry] = []
 
     async def start(self) -> None:
-        """Start it, or start it again."""
+        """Start it, or start it again; wait until it is ready, or has ended.
+
+        Raises:
+            NotInTime: if it is not.
+        """
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.log.append(LogEntry(time.time(), f"{self.name} starts"))
         with self.output.open("ab") as output, self.errors.open("ab") as errors, self.standard_input.open() as lines:
+            times_before = self._times_ready()
             self.process = await self.spawn(
                 self.executable,
                 *self.arguments,
@@ -116,6 +121,11 @@ class Program:
                 env=self.environment,
             )
         self.started.add(self)
+        if self.ready:
+            await wait_until(lambda: self._times_ready() > times_before or not self.is_running, f"{self.name} is ready")
+
+    def _times_ready(self) -> int:
+        return self.errors.read_text().count(self.ready)
 
     @property
     def name(self) -> str:
@@ -165,23 +175,41 @@ class Program:
                 os.kill(self.pid, signal_number)
 
     async def kill(self) -> None:
-        """Kill it with SIGKILL: it gets no chance to clean up."""
-        self.signal(signal.SIGKILL)
-        await self.wait()
+        """Kill it with SIGKILL, if it runs: it gets no chance to clean up."""
+        if self.is_running:
+            self.signal(signal.SIGKILL)
+            await self.wait()
 
     async def stop(self) -> None:
-        """Ask it to stop; kill it if it does not."""
-        if not self.is_running:
-            return
-        self.signal(signal.SIGTERM)
-        try:
-            await self.wait(STOP_TIMEOUT_SECONDS)
-        except NotInTime:
+        """Ask it to stop, if it runs; kill it if it does not."""
+        if self.is_running:
+            self.signal(signal.SIGTERM)
+            with suppress(NotInTime):
+                await self.wait(STOP_TIMEOUT_SECONDS)
             await self.kill()
 
     def lines(self) -> list[str]:
         """Return what it wrote to standard output so far, over all its starts."""
         return self.output.read_text().splitlines()
+
+
+ProgramT = TypeVar("ProgramT", bound=Program)
+
+
+@asynccontextmanager
+async def running(program: ProgramT) -> AsyncIterator[ProgramT]:
+    """Start a program, and kill it in the end: sooner than to stop it, and nobody needs what it keeps.
+
+    Raises:
+        NotInTime: if it ends instead.
+    """
+    try:
+        await program.start()
+        if not program.is_running:
+            raise NotInTime(f"{program.name} ended; it says: {program.errors.read_text().strip()[-200:]}")
+        yield program
+    finally:
+        await program.kill()
 
 
 async def kill_all(directory: Path) -> None:
@@ -242,15 +270,8 @@ class Server(Program):
 class Worker(Program):
     """A worker on a server, with a shop."""
 
+    ready = "serving"
+
     def __init__(self, log: Path, settings: Mapping[str, str], data: Path | str, faults: str = "") -> None:
         """Serve the shop in `data`, a folder or a URL, on the server and namespace that `settings` name."""
         super().__init__(log, settings, "run_worker.py", f"--data={data}", f"--faults={faults}")
-
-    async def start(self) -> None:
-        """Start it and wait until it serves."""
-        served_before = self._times_served()
-        await super().start()
-        await wait_until(lambda: self._times_served() > served_before or not self.is_running, "worker serves")
-
-    def _times_served(self) -> int:
-        return self.errors.read_text().count("serving") if self.errors.exists() else 0

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from comparison.judge.accounts import Ending, accounts_of
-from comparison.scenarios import RIVAL, Disturbance, Scenario
-from comparison.stage.processes import LogEntry, NotInTime, Program, Server, Worker, clean_environment, wait_until
+from comparison.scenarios import LEFT_ALONE, RIVAL, Disturbance, Scenario
+from comparison.stage.processes import (
+    LogEntry,
+    NotInTime,
+    Program,
+    Server,
+    Worker,
+    clean_environment,
+    running,
+    wait_until,
+)
 from plumbing.connection import NoConnection
 from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import PlannedFault, Step, parse_faults
@@ -30,7 +39,7 @@ FAULT_OUTCOMES = {
     "crash_before": "started",
     "crash_after": "started",
 }
-LEFT_ALONE = (Ending.ABANDONED, Ending.STOCK_NOT_TAKEN, Ending.UNCONFIRMED)
+Action = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,6 @@ class Cell:
     endings: tuple[Ending, ...]
     charges: int
     kept_cents: int
-    owed_cents: int
     seconds: float
     faults_fired: bool
     attempts: tuple[Attempt, ...]
@@ -55,13 +63,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One scenario and what became of it; `script_rerun` only where the script was killed."""
+    """One scenario and what became of it; `rerun` is `script` where the script was not killed."""
 
     scenario: Scenario
     script: Cell
-    script_rerun: Cell | None
+    rerun: Cell
     loop: Cell
     temporal: Cell
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Return a cell a column."""
+        return self.script, self.rerun, self.loop, self.temporal
 
     @property
     def versions(self) -> dict[str, Cell]:
@@ -71,22 +84,8 @@ class Row:
     @property
     def is_as_expected(self) -> bool:
         """Tell whether every cell ends as the scenario says, and every planned fault struck."""
-        rerun, scenario = self.script_rerun and self.script_rerun.endings, self.scenario
-        loop = scenario.loop or scenario.rerun or scenario.script
-        expected = (scenario.script, scenario.rerun, loop, scenario.temporal)
-        fired = all(cell.faults_fired for cell in (self.script, self.loop, self.temporal))
-        return fired and (self.script.endings, rerun, self.loop.endings, self.temporal.endings) == expected
-
-
-@asynccontextmanager
-async def running_server(directory: Path) -> AsyncIterator[Server]:
-    """Run a server of our own on free ports."""
-    server = Server(directory)
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.kill()  # sooner than to stop it; nobody needs its state
+        endings = tuple(cell.endings for cell in self.cells)
+        return endings == self.scenario.endings and all(cell.faults_fired for cell in self.cells)
 
 
 async def run_scenarios(
@@ -96,7 +95,6 @@ async def run_scenarios(
     *,
     begun: Callable[[Scenario], object] = lambda scenario: None,
     done: Callable[[Row], object] = lambda row: None,
-    keys: str = "on",
 ) -> list[Row]:
     """Run scenarios side by side, and tell when one begins and what came of it. The rows keep the scenarios' order."""
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
@@ -105,9 +103,9 @@ async def run_scenarios(
         async with slots:
             begun(scenario)
             (script, rerun), loop, temporal = await asyncio.gather(
-                run_script(Stage(scenario, directory / scenario.name / "script", keys)),
-                run_loop(Stage(scenario, directory / scenario.name / "loop", keys)),
-                run_temporal(Stage(scenario, directory / scenario.name / "temporal", keys), server),
+                run_script(Stage(scenario, directory / scenario.name / "script")),
+                run_loop(Stage(scenario, directory / scenario.name / "loop")),
+                run_temporal(Stage(scenario, directory / scenario.name / "temporal"), server),
             )
         row = Row(scenario, script, rerun, loop, temporal)
         done(row)
@@ -121,34 +119,27 @@ async def run_scenarios(
     return sorted(rows, key=lambda row: scenarios.index(row.scenario))
 
 
-async def run_script(stage: Stage) -> tuple[Cell, Cell | None]:
+async def run_script(stage: Stage) -> tuple[Cell, Cell]:
     """Run the script; if it was killed, run the same input again as an operator would, if it is still there."""
-    options = (f"--data={stage.data}", f"--faults={stage.scenario.faults}")
-    programs = stage.programs("order_processor.py", *options, f"--concurrency={len(stage.scenario.orders)}")
-
-    async def terminate() -> None:
-        programs[0].signal(signal.SIGTERM)
-
-    try:
-        await programs[0].start()
-        await stage.disturb(programs, cancel=terminate, kill_all=programs[0].kill)
-        statuses = [await program.wait(TIMEOUT_SECONDS) for program in programs if program.process]
-        first = stage.cell(programs)
-        if max(statuses) >= 0:
-            return first, None
-        if not stage.scenario.from_stdin:
-            await programs[0].run(TIMEOUT_SECONDS)
-        return first, stage.cell(programs)
-    finally:
-        await stop(*programs)
+    concurrency = f"--concurrency={len(stage.scenario.orders)}"
+    programs = stage.programs("order_processor.py", *stage.options, concurrency)
+    await programs[0].start()
+    await stage.disturb(*programs)
+    statuses = [await program.wait(TIMEOUT_SECONDS) for program in programs if program.process]
+    first = stage.cell(programs)
+    if max(statuses) >= 0:
+        return first, first
+    if not stage.scenario.from_stdin:
+        await programs[0].run(TIMEOUT_SECONDS)
+    return first, stage.cell(programs)
 
 
 async def run_loop(stage: Stage) -> Cell:
     """Have the orders accepted by the durable loop, and start a worker an order; one that was killed is restarted."""
-    data, faults = f"--data={stage.data}", f"--faults={stage.scenario.faults}"
-    accepting, again = stage.programs("-m", "examples.durable_loop", "accept", data)
+    loop = ("-m", "examples.durable_loop")
+    accepting, again = stage.programs(*loop, "accept", stage.options[0])
     workers = [
-        Program(stage.directory / f"worker-{number}", stage.environment, *accepting.arguments[:2], "work", data, faults)
+        Program(stage.directory / f"worker-{number}", stage.environment, *loop, "work", *stage.options)
         for number in range(len(stage.scenario.orders))
     ]
 
@@ -156,69 +147,53 @@ async def run_loop(stage: Stage) -> Cell:
         while await worker.wait(TIMEOUT_SECONDS) == -signal.SIGKILL:
             await worker.start()
 
-    async def terminate() -> None:
-        workers[0].signal(signal.SIGTERM)
-
     await accepting.run(TIMEOUT_SECONDS)
     for worker in workers:
         await worker.start()
     working = asyncio.gather(*map(supervise, workers))
-    try:
-        await stage.disturb([workers[0], again], cancel=terminate, kill_all=workers[0].kill)
-        await working
-        return stage.cell([accepting, again, *workers])
-    finally:
-        working.cancel()
-        await stop(again, *workers)
+    await stage.disturb(workers[0], again)
+    await working
+    return stage.cell([accepting, again, *workers])
 
 
 async def run_temporal(stage: Stage, server: Server) -> Cell:
     """Run the workflow, in a namespace of its own, under a supervisor that restarts what was killed."""
     if stage.scenario.disturbance is Disturbance.KILL_ALL:
-        async with running_server(stage.directory / "own") as own_server:
+        async with running(Server(stage.directory / "own")) as own_server:
             return await _run_temporal(stage, own_server)
     return await _run_temporal(stage, server)
 
 
 async def _run_temporal(stage: Stage, server: Server) -> Cell:
-    namespace = stage.scenario.name if stage.keys == "on" else f"{stage.scenario.name}-keys-{stage.keys}"
+    namespace = stage.scenario.name
     await server.add_namespace(namespace)
     stage.environment |= server.settings(namespace)
     worker = Worker(stage.directory / "worker", stage.environment, stage.data, stage.scenario.faults)
-    starters = stage.programs("run_workflow.py")
+    first, second = stage.programs("run_workflow.py")
     await worker.start()
     supervisor = asyncio.create_task(keep_running(worker))
 
-    async def kill_all() -> None:
+    async def restart_all() -> None:
         supervisor.cancel()
-        await asyncio.gather(server.kill(), worker.kill(), starters[0].kill())
-        for program in (server, worker, starters[0]):
+        await asyncio.gather(server.kill(), worker.kill(), first.kill())
+        for program in (server, worker, first):
             await program.start()
 
     async def cancel() -> None:
         client = await server.client(namespace)
         await client.get_workflow_handle(workflow_id_for(stage.scenario.orders[0].order_id)).cancel()
 
-    try:
-        await starters[0].start()
-        await stage.disturb(starters, cancel=cancel, kill_all=kill_all)
-        if step := stage.scenario.keeps_trying:
-            await wait_until(lambda: stage.times_tried(step) > 2, "the step is tried on and on")
-        else:
-            await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in starters if starter.process))
-    finally:
-        supervisor.cancel()
-        # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
-        await asyncio.gather(worker.stop(), stop(*starters))
+    await first.start()
+    await stage.disturb(first, second, cancel=cancel, kill_all=restart_all)
+    if step := stage.scenario.keeps_trying:
+        await wait_until(lambda: stage.times_tried(step) > 2, "the step is tried on and on")
+    else:
+        await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in (first, second) if starter.process))
+    supervisor.cancel()
+    # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
+    await asyncio.gather(worker.stop(), first.kill(), second.kill())
     # Not taken on trust: it was seen above that the attempts go on.
-    return replace(stage.cell([worker, *starters]), keeps_trying=step)
-
-
-async def stop(*programs: Program) -> None:
-    """Kill those that are still running."""
-    for program in programs:
-        if program.is_running:
-            await program.kill()
+    return replace(stage.cell([worker, first, second]), keeps_trying=step)
 
 
 async def keep_running(program: Program) -> None:
@@ -233,13 +208,14 @@ async def keep_running(program: Program) -> None:
 class Stage:
     """One scenario in one version: its shop, its input, and its disturbance."""
 
-    def __init__(self, scenario: Scenario, directory: Path, keys: str) -> None:
+    def __init__(self, scenario: Scenario, directory: Path) -> None:
         """Stock the shop and write the input."""
         directory.mkdir(parents=True, exist_ok=True)
-        self.scenario, self.directory, self.keys = scenario, directory, keys
+        self.scenario, self.directory = scenario, directory
         self.data = directory / "shop"
+        self.options = (f"--data={self.data}", f"--faults={scenario.faults}")
         self.orders_file = write_orders(directory / "orders.jsonl", scenario.orders)
-        self.environment = clean_environment(SHOP_IDEMPOTENCY=keys)
+        self.environment = clean_environment(SHOP_IDEMPOTENCY=scenario.keys)
         self.shop = Shop(self.data)
 
     def programs(self, *command: str) -> list[Program]:
@@ -253,25 +229,25 @@ class Stage:
         return programs
 
     async def disturb(
-        self, programs: list[Program], *, cancel: Callable[[], Awaitable[None]], kill_all: Callable[[], Awaitable[None]]
+        self, at_work: Program, another: Program, *, cancel: Action | None = None, kill_all: Action | None = None
     ) -> None:
-        """Do what the scenario says to the first program, or beside it."""
-        disturbance, step = self.scenario.disturbance, self.scenario.disturbed_step
+        """Do what the scenario says to the program at work, or beside it; by default SIGTERM cancels it."""
+        disturbance, step = self.scenario.disturbance, self.scenario.faults.partition(":")[0]
         if disturbance is Disturbance.NONE:
             return
         if disturbance in (Disturbance.SUBMIT_TWICE, Disturbance.KILL_ONE_OF_TWO):
-            await programs[1].start()
+            await another.start()
         await wait_until(lambda: self.times_tried(step) > 0, f"{self.scenario.name}: the step is tried")
         if disturbance is Disturbance.RIVAL:
             self.shop.inventory.update_inventory(RIVAL)
         elif disturbance is Disturbance.SUBMIT_AGAIN:
-            await programs[1].start()
-        elif disturbance is Disturbance.KILL_ONE_OF_TWO:
-            await programs[0].kill()
+            await another.start()
         elif disturbance is Disturbance.CANCEL:
-            await cancel()
+            await cancel() if cancel else at_work.signal(signal.SIGTERM)
         elif disturbance is Disturbance.KILL_ALL:
-            await kill_all()
+            await (kill_all or at_work.kill)()
+        elif disturbance is Disturbance.KILL_ONE_OF_TWO:
+            await at_work.kill()
 
     def times_tried(self, step: str) -> int:
         """Return how many attempts at a step there were so far."""
@@ -285,7 +261,6 @@ class Stage:
             endings=tuple(sorted(account.ending for account in accounts)),
             charges=sum(len(account.charges) for account in accounts),
             kept_cents=sum(account.kept_cents for account in accounts),
-            owed_cents=sum(account.owed_cents for account in accounts),
             seconds=max(account.seconds for account in accounts),
             faults_fired=all(_has_fired(part, ledger) for part in parse_faults(self.scenario.faults).planned),
             attempts=tuple(attempt for account in accounts for attempt in account.attempts),

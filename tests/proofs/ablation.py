@@ -91,7 +91,7 @@ CHANGES = (
 async def _ablate(directory: Path, rounds: int) -> bool:
     print(f"{'changed':<34}" + "".join(f"{heading:>20}" for heading in MEASURES), flush=True)
     try:
-        with make_progress(refresh_per_second=1) as progress:
+        with make_progress() as progress:
             await measure_changes(directory, rounds, progress)
     except NotCompleted as error:
         print(f"ablation: not completed: {error}", file=sys.stderr)

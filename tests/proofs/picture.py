@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from comparison.stage.folders import in_own_folder, new_file
-from comparison.stage.processes import Program, Worker, wait_until
-from comparison.stage.runner import running_server, write_orders
+from comparison.stage.processes import Program, Server, Worker, running, wait_until
+from comparison.stage.runner import write_orders
 from plumbing.process import run_and_exit
 from shop.ledger import read_ledger
 from shop.orders import SAMPLE_ORDER
@@ -33,8 +33,8 @@ async def take_picture(directory: Path, target: Path) -> bool:
     if not is_installed():
         print("install chromium and chromedriver (Debian: chromium, chromium-driver)", file=sys.stderr)
         return False
-    async with running_server(directory / "server") as server:
-        data = directory / "shop"
+    data = directory / "shop"
+    async with running(Server(directory / "server")) as server:
         worker = Worker(directory / "worker", server.settings(), data, "update_inventory:unavailable*inf")
         await worker.start()
         order = write_orders(directory / "order.jsonl", [replace(SAMPLE_ORDER, order_id="1003")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import tempfile
@@ -15,8 +14,17 @@ from proofs.ablation import CHANGES, Change
 from rich.progress import Progress
 
 from comparison.cost import bench
-from comparison.cost.figures import RECOVERY_SECONDS, SHOWN, Figures, Goal, draw, make_json, make_text, spread
-from comparison.cost.measure import Flight, NotCompleted, Round, Usage, parse_ps, seconds_of, usage_of
+from comparison.cost.bench import NotCompleted, seconds_of, usage_of
+from comparison.cost.figures import (
+    SHOWN,
+    Figures,
+    Flight,
+    Round,
+    draw,
+    make_text,
+    ratios_of,
+    spread,
+)
 from comparison.cost.subjects import (
     AGAIN,
     FLOOR,
@@ -29,7 +37,7 @@ from comparison.cost.subjects import (
     make_script,
 )
 from comparison.stage.folders import make_progress
-from comparison.stage.processes import ROOT, Program
+from comparison.stage.processes import ROOT
 from run_server import SETTINGS
 from shop.ledger import read_ledger
 from shop.orders import Order, Outcome, Status
@@ -55,27 +63,18 @@ def make_figures(*flights: Flight, **rounds: list[Round]) -> Figures:
     )
 
 
-def goals_by_name(figures: Figures) -> dict[str, Goal]:
-    return {goal.name: goal for goal in figures.goals}
+def ratio_of(figures: Figures, name: str) -> tuple[float, ...]:
+    return dict(ratios_of(figures))[name]
 
 
 def test_what_an_order_more_takes_is_the_rise_from_the_flight_before() -> None:
-    figures = make_figures(make_flight(10, 1.0), make_flight(110, 6.0), make_flight(1110, 106.0))
+    *_, small, middle, large = (
+        make_text(make_figures(make_flight(10, 1.0), make_flight(110, 6.0), make_flight(1110, 106.0)))
+        .partition("\n\nworkflow / itself")[0]
+        .splitlines()
+    )
 
-    assert figures.marginal_ms == {110: 50.0, 1110: 100.0}
-
-
-@pytest.mark.parametrize(
-    ("values", "sense", "verdict"),
-    [
-        ((0.5, 2.0, 9.0), ">=", ">= 2.0: met"),
-        ((1.9,), ">=", ">= 2.0: missed"),
-        ((2.1,), "<=", "<= 2.0: missed"),
-        ((2.1,), "", "the noise"),
-    ],
-)
-def test_a_goal_is_met_by_the_median(values: tuple[float, ...], sense: str, verdict: str) -> None:
-    assert Goal("a goal", values, sense, 2.0).verdict == verdict
+    assert [line.split()[2:4] for line in (small, middle, large)] == [["1.0", "90"], ["6.0", "50"], ["106.0", "100"]]
 
 
 @pytest.mark.parametrize(
@@ -89,25 +88,18 @@ def test_a_goal_is_met_by_the_median(values: tuple[float, ...], sense: str, verd
         ("workflow / itself: p50", AGAIN, make_round(p50_ms=100.0), 2.0),
     ],
 )
-def test_each_goal_compares_what_it_names_round_by_round(name: str, changed: str, to: Round, ratio: float) -> None:
+def test_each_ratio_compares_what_it_names_round_by_round(name: str, changed: str, to: Round, ratio: float) -> None:
     figures = make_figures(**{changed: [make_round(), to]})
 
-    assert goals_by_name(figures)[name].values == pytest.approx((1.0, ratio))
+    assert ratio_of(figures, name) == pytest.approx((1.0, ratio))
 
 
-def test_a_recovery_may_take_the_time_out_the_back_off_and_two_seconds() -> None:
-    goal = goals_by_name(make_figures())["seconds from a kill to the outcome"]
-
-    assert (goal.values, goal.verdict) == ((6.1,), f"<= {RECOVERY_SECONDS}: met")
-
-
-@pytest.mark.parametrize(("last_seconds", "verdict"), [(249.0, "<= 1.15: met"), (300.0, "<= 1.15: missed")])
-def test_many_orders_are_held_against_fewer_where_both_were_run(last_seconds: float, verdict: str) -> None:
-    flights = [make_flight(n, 0.05 * n) for n in (100, 500, 1000)] + [make_flight(5000, last_seconds)]
+def test_many_orders_are_held_against_fewer_where_both_were_run() -> None:
+    flights = [make_flight(n, 0.05 * n) for n in (100, 500, 1000)] + [make_flight(5000, 265.0)]
     name = "an order more, at 5000 / at 500"
 
-    assert goals_by_name(make_figures(*flights))[name].verdict == verdict
-    assert name not in goals_by_name(make_figures(*flights[:-1]))
+    assert ratio_of(make_figures(*flights), name) == pytest.approx((1.075,))
+    assert name not in make_text(make_figures(*flights[:-1]))
 
 
 @pytest.mark.parametrize(
@@ -123,46 +115,19 @@ def test_a_median_has_its_range_and_three_digits(values: tuple[float, ...], text
     assert spread(values) == text
 
 
-@pytest.mark.parametrize(
-    ("line", "usage"),
-    [
-        ("  0:01.25  2048\n", Usage(1.25, 2.0)),
-        ("61:02.03 1024", Usage(3662.03, 1.0)),
-        ("2-01:00:03 1024", Usage(176403.0, 1.0)),
-        ("", Usage(0.0, 0.0)),
-    ],
-)
-def test_what_ps_says_is_read_in_the_formats_of_all_systems(line: str, usage: Usage) -> None:
-    assert parse_ps(line) == usage
-
-
-async def test_a_process_has_used_time_and_memory_and_one_that_has_ended_nothing(tmp_path: Path) -> None:
-    ended = Program(tmp_path / "ended", {}, "-c", "pass")
-
-    await ended.run()
-
+def test_a_process_has_used_time_and_memory() -> None:
     assert min(usage_of(os.getpid())) > 0
-    assert usage_of(ended.pid) == Usage(0.0, 0.0)
 
 
-def test_the_text_has_every_row_and_goal() -> None:
+def test_the_text_has_every_row_and_ratio() -> None:
     figures = make_figures(workflow=[make_round(19.0), make_round(21.0)])
 
     text = make_text(figures)
 
     assert "20.0 (19.0-21.0)" in text
     assert [name for name in SUBJECTS if name not in text] == [AGAIN]
-    assert [goal.name for goal in figures.goals if f"{goal.name:<40}" not in text] == []
+    assert [name for name, _ in ratios_of(figures) if f"{name:<40}" not in text] == []
     assert max(map(len, text.splitlines())) <= 120
-
-
-def test_the_json_has_every_figure() -> None:
-    shown = json.loads(make_json(make_figures()))
-
-    assert set(shown) == {"rounds", "flights", "recovery_seconds", "goals"}
-    assert shown["rounds"][WORKFLOW][1]["server_cpu_ms"] == 45.0
-    assert shown["flights"][0]["worker_mb"] == 80.0
-    assert shown["goals"][-1]["verdict"].endswith(": met")
 
 
 def test_the_picture_has_bars_of_rate_and_cpu_and_of_slow_services(tmp_path: Path) -> None:
@@ -206,7 +171,7 @@ def test_what_is_not_completed_exits_1_and_says_so(
     monkeypatch.setattr(bench, "take_figures", fail)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    status = bench.run(argparse.Namespace(orders=1, rounds=1, long=False, json=False, svg=None))
+    status = bench.run(argparse.Namespace(long=False, svg=None))
 
     assert status == 1
     assert capsys.readouterr().err.startswith("bench: not completed: workflow: 7\tfailed\ta reason\n")
@@ -230,9 +195,8 @@ async def test_a_small_run_measures_every_subject_more_and_more_orders_and_a_kil
 
 
 def shape(text: str) -> list[str]:
-    """Return what is printed but for its figures, and whether they are good enough."""
-    without_figures = re.sub(r" +-?\d[\d.]*( \([\d.]+-[\d.]+\))?", " N", text)
-    return re.sub(r"\b(met|missed)\b", "VERDICT", without_figures).split()
+    """Return what is printed but for its figures."""
+    return re.sub(r" +-?\d[\d.]*( \([\d.]+-[\d.]+\))?", " N", text).split()
 
 
 def shown_of(command: str) -> str:

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from temporalio import activity, workflow
+from temporalio.client import Client
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
     from plumbing.connection import connect
+    from shop.orders import Order, Outcome, Status
     from workflows import TASK_QUEUE
 
 STEPS, THREADS = 4, 32
@@ -35,6 +37,12 @@ class Floor:
         """Take them."""
         for _ in range(STEPS):
             await workflow.execute_activity(do_nothing, order_id, start_to_close_timeout=timedelta(seconds=5))
+
+
+async def run_floor(client: Client, order: Order, *, wait: bool) -> Outcome:
+    """Take the steps for one order, as `run_order` does for ours, and wait for the end."""
+    await client.execute_workflow(Floor.run, order.order_id, id=order.order_id, task_queue=TASK_QUEUE)
+    return Outcome(order.order_id, Status.COMPLETED, "")
 
 
 async def serve() -> None:

@@ -12,20 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
-from comparison.cost.floor import Floor
+from comparison.cost.floor import run_floor
 from comparison.judge.accounts import Ending, accounts_of
-from comparison.stage.processes import ROOT, NotInTime, Program, Server, Worker
+from comparison.stage.processes import ROOT, Program, Server, Worker, running
 from order_processor import process_order
 from run_server import SETTINGS
 from run_workflow import run_order
 from shop.catalogue import Product
 from shop.faults import parse_faults
 from shop.ledger import read_ledger
-from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
+from shop.orders import SAMPLE_ORDER, Item, Order, Outcome
 from shop.shop import Shop
-from workflows import TASK_QUEUE
 
 IN_FLIGHT = 32
 # As services of real life: 20 ms for the stock, each time, 200 ms for the payment, 50 ms for the mail.
@@ -37,8 +35,6 @@ SLOW_FAULTS = (
 QUIET = tuple(setting for setting in SETTINGS if not setting.startswith(("--sqlite", "--dynamic")))
 SCRIPT, WORKFLOW, AGAIN, FLOOR, STOCK = "script", "workflow", "workflow again", "empty steps", "default server"
 SLOW_SCRIPT, SLOW_WORKFLOW = "script, slow shop", "workflow, slow shop"
-
-ProgramT = TypeVar("ProgramT", bound=Program)
 
 
 @dataclass(frozen=True)
@@ -65,37 +61,24 @@ class Subject:
         return [order_id for order_id, account in accounts.items() if account.ending is not Ending.COMPLETE]
 
 
-async def start(running: AsyncExitStack, program: ProgramT) -> ProgramT:
-    """Start a program that is killed when `running` is left.
-
-    Raises:
-        NotInTime: if it ends instead.
-    """
-    running.push_async_callback(program.kill)
-    await program.start()
-    if not program.is_running:
-        raise NotInTime(f"{program.arguments[0]} ended; it says: {program.errors.read_text().strip()[-200:]}")
-    return program
-
-
-async def start_subjects(directory: Path, running: AsyncExitStack) -> list[Subject]:
+async def start_subjects(directory: Path, started: AsyncExitStack) -> list[Subject]:
     """Start all: those that take turns, then one whose orders become more and more, and one whose worker is killed.
 
-    Those on one server have a namespace and a worker each.
+    Those on one server have a namespace and a worker each. All are killed when `started` is left.
     """
-    server = await start(running, Server(directory / "server"))
-    stock = await start(running, stock_server(directory / "stock"))
-    start_on = functools.partial(start_workflow, directory, running)
+    servers = (Server(directory / "server"), stock_server(directory / "stock"), Server(directory / "fresh"))
+    server, stock, fresh = [await started.enter_async_context(running(each)) for each in servers]
+    start_on = functools.partial(start_workflow, directory, started)
     workflow = await start_on(server, WORKFLOW)
     return [
         make_script(directory, SCRIPT),
         workflow,
         replace(workflow, name=AGAIN),
-        await start_floor(directory, running, server),
+        replace(await start_on(server, FLOOR, run=run_floor, command=("-m", "comparison.cost.floor")), data=None),
         await start_on(stock, STOCK),
         make_script(directory, SLOW_SCRIPT, SLOW_FAULTS),
         await start_on(server, SLOW_WORKFLOW, SLOW_FAULTS),
-        await start_on(await start(running, Server(directory / "fresh")), "growing"),
+        await start_on(fresh, "growing"),
         await start_on(server, "killed", "process_payment:slow(2)"),
     ]
 
@@ -121,37 +104,23 @@ def make_script(directory: Path, name: str, faults: str = "") -> Subject:
 
 
 async def start_workflow(
-    directory: Path, running: AsyncExitStack, server: Server, name: str, faults: str = "", tree: Path = ROOT
+    directory: Path,
+    started: AsyncExitStack,
+    server: Server,
+    name: str,
+    faults: str = "",
+    *,
+    tree: Path = ROOT,
+    command: tuple[str, ...] = (),
+    run: Callable[..., Awaitable[Outcome]] = run_order,
 ) -> Subject:
-    """Return the workflow on a server; the starter's own function starts it and waits, in this process."""
-    data, namespace = make_shop(directory / name), await add_namespace(server, name)
-    worker = Worker(directory / name / "worker", server.settings(namespace), data, faults)
-    worker.tree = tree
-    await start(running, worker)
-    process = functools.partial(run_order, await server.client(namespace), wait=True)
-    return Subject(name, process, server, worker, data)
-
-
-async def start_floor(directory: Path, running: AsyncExitStack, server: Server) -> Subject:
-    """Return the workflow whose steps do nothing."""
-    namespace = await add_namespace(server, FLOOR)
-    worker = Worker(directory / FLOOR / "worker", server.settings(namespace), directory)
-    worker.arguments = ("-m", "comparison.cost.floor")
-    await start(running, worker)
-    client = await server.client(namespace)
-
-    async def process(order: Order) -> Outcome:
-        await client.execute_workflow(Floor.run, order.order_id, id=order.order_id, task_queue=TASK_QUEUE)
-        return Outcome(order.order_id, Status.COMPLETED, "")
-
-    return Subject(FLOOR, process, server, worker)
-
-
-async def add_namespace(server: Server, name: str) -> str:
-    """Make a namespace of that name, and return how it is written."""
-    namespace = re.sub(r"\W+", "-", name)
+    """Return the workflow on a server; `run`, the starter's own function, starts it and waits, in this process."""
+    data, namespace = make_shop(directory / name), re.sub(r"\W+", "-", name)
     await server.add_namespace(namespace)
-    return namespace
+    worker = Worker(directory / name / "worker", server.settings(namespace), data, faults)
+    worker.tree, worker.arguments = tree, command or worker.arguments
+    await started.enter_async_context(running(worker))
+    return Subject(name, functools.partial(run, await server.client(namespace), wait=True), server, worker, data)
 
 
 def make_shop(directory: Path) -> Path:

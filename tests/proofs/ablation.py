@@ -16,11 +16,11 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from comparison.cost.figures import Values, spread
-from comparison.cost.measure import NotCompleted, Round, measure_round
-from comparison.cost.subjects import Subject, start, start_workflow, stock_server
+from comparison.cost.bench import NotCompleted, measure_round
+from comparison.cost.figures import Round, Values, spread
+from comparison.cost.subjects import Subject, start_workflow, stock_server
 from comparison.stage.folders import in_own_folder, make_progress
-from comparison.stage.processes import ROOT, Server
+from comparison.stage.processes import ROOT, Server, running
 from plumbing.process import run_and_exit
 from run_server import SETTINGS
 from shop.terminal.streams import run_program
@@ -106,9 +106,8 @@ async def measure_changes(directory: Path, rounds: int, progress: Progress) -> N
         NotCompleted: if an order was not.
     """
     bar = progress.add_task("the server starts", total=len(CHANGES))
-    async with AsyncExitStack() as running:
-        server = await start(running, Server(directory / "server"))
-        as_is = await start_workflow(directory, running, server, "as it is")
+    async with AsyncExitStack() as started, running(Server(directory / "server")) as server:
+        as_is = await start_workflow(directory, started, server, "as it is")
         for number, change in enumerate(CHANGES):
             progress.update(bar, description=change.name)
             async with AsyncExitStack() as own:
@@ -124,13 +123,13 @@ async def measure_changes(directory: Path, rounds: int, progress: Progress) -> N
             progress.advance(bar)
 
 
-async def _start(change: Change, directory: Path, running: AsyncExitStack, server: Server) -> Subject:
+async def _start(change: Change, directory: Path, started: AsyncExitStack, server: Server) -> Subject:
     """Start a changed worker on the server as it is, or a worker as it is on a server of its own."""
     directory.mkdir()
     if change.settings:
-        server = await start(running, change.server(directory / "server"))
+        server = await started.enter_async_context(running(change.server(directory / "server")))
     tree = change.tree(directory / "tree")
-    return await start_workflow(directory, running, server, f"changed {directory.name}", tree=tree)
+    return await start_workflow(directory, started, server, f"changed {directory.name}", tree=tree)
 
 
 def _ratios(pairs: list[tuple[Round, Round]], measure: str) -> Values:

@@ -7,10 +7,10 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from comparison.cost.measure import NotCompleted, measure_flight
-from comparison.cost.subjects import IN_FLIGHT, start, start_workflow
+from comparison.cost.bench import NotCompleted, measure_flight
+from comparison.cost.subjects import IN_FLIGHT, start_workflow
 from comparison.stage.folders import in_own_folder
-from comparison.stage.processes import Server
+from comparison.stage.processes import Server, running
 from plumbing.process import run_and_exit
 from shop.terminal.streams import run_program
 
@@ -21,9 +21,8 @@ HEADINGS = ("orders/s", "CPU ms each", "server MB", "worker MB")
 async def _measure(directory: Path) -> bool:
     print(f"{ORDERS} orders" + "".join(f"{heading:>14}" for heading in HEADINGS), flush=True)
     for in_flight in (IN_FLIGHT, 10 * IN_FLIGHT):
-        async with AsyncExitStack() as running:
-            server = await start(running, Server(directory / f"{in_flight}"))
-            subject = await start_workflow(directory, running, server, f"{in_flight} in flight")
+        async with AsyncExitStack() as started, running(Server(directory / f"{in_flight}")) as server:
+            subject = await start_workflow(directory, started, server, f"{in_flight} in flight")
             try:
                 flight = await measure_flight(subject, ORDERS, in_flight)
             except NotCompleted as error:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from comparison.scenarios import SCENARIOS, Scenario
 from comparison.stage.folders import in_own_folder, interruption, make_progress, new_file
-from comparison.stage.processes import Server, running
+from comparison.stage.processes import Server
 from comparison.stage.runner import Row, run_scenarios
 from comparison.table import make_markdown, make_short_table, make_table, summary, time_to_whole
 from comparison.timeline import draw_timeline, end_of, print_timeline
@@ -58,13 +58,13 @@ async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: ar
             progress.console.print(f"[bold]{row.scenario.title}[/]. {ends}", highlight=False)
             progress.advance(task)
 
-        async with running(Server(directory / "server")) as server:
-            rows = await run_scenarios(scenarios, directory, server, begun=begun, done=done)
-            progress.stop()
-            report(rows, arguments)
-            if sys.stdout.isatty() and not (arguments.markdown or arguments.svg):
-                _say_where_to_look(rows, server.ui)
-                await interruption().wait()
+        server = Server(directory / "server")
+        await server.start()
+        rows = await run_scenarios(scenarios, directory, server, begun=begun, done=done)
+    report(rows, arguments)
+    if sys.stdout.isatty() and not (arguments.markdown or arguments.svg):
+        _say_where_to_look(rows, server.ui)
+        await interruption().wait()
     return all(row.is_as_expected for row in rows)
 
 

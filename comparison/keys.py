@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comparison.scenarios import SCENARIOS
 from comparison.stage.folders import in_own_folder
-from comparison.stage.processes import Server, running
+from comparison.stage.processes import Server
 from comparison.stage.runner import Cell, run_scenarios
 
 NAMES = ("reply-lost", "killed-after-charge")
@@ -34,8 +34,9 @@ async def run_keys(directory: Path) -> bool:
     """
     with_keys = [SCENARIOS[name] for name in NAMES]
     without = [replace(scenario, name=f"{scenario.name}-without-keys", keys="off") for scenario in with_keys]
-    async with running(Server(directory / "server")) as server:
-        rows = await run_scenarios([*with_keys, *without], directory, server)
+    server = Server(directory / "server")
+    await server.start()
+    rows = await run_scenarios([*with_keys, *without], directory, server)
     print(f"{'':<32}{'keys':<6}{'script':<22}Temporal")
     is_as_expected = True
     for row in rows:

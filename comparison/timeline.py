@@ -92,7 +92,10 @@ def draw_timeline(row: Row, path: Path) -> None:
     faults = parse_faults(row.scenario.faults)
     steps = {name: _steps_of(cell, faults) for name, cell in row.versions.items()}
     ends = [end for lanes in steps.values() for lane in lanes for _, end, _ in lane.bars]
-    last = max([*ends, *(_last_seen(cell) for cell in row.versions.values())])
+    for cell in row.versions.values():  # and when the last program was killed, or ended by itself
+        ended = [entry.at for entry in cell.log if entry.status is not None and "run_worker" not in entry.what]
+        ends += [at - _submitted_at(cell) for at in ended]
+    last = max([0.1, *ends])
     elements, y = list[str](), 44
     for name, cell in row.versions.items():
         y += LANE_HEIGHT
@@ -154,12 +157,6 @@ def _steps_of(cell: Cell, faults: FaultPlan) -> list[Lane]:
         times = f"{len(lane.bars)} attempts" if len(lane.bars) > 1 else ""
         lane.note = ", ".join(filter(None, (times, _how(attempt.outcome))))
     return list(lanes.values())
-
-
-def _last_seen(cell: Cell) -> float:
-    """Return when the last program was killed, or ended by itself."""
-    ends = [entry.at for entry in cell.log if entry.status is not None and "run_worker" not in entry.what]
-    return max([0.1, *(at - _submitted_at(cell) for at in ends)])
 
 
 def _draw_axis(last: float, bottom: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from temporalio.converter import DataConverter
 from temporalio.testing import WorkflowEnvironment
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
-from comparison.stage.processes import Program, Server, Worker, running
+from comparison.stage.processes import Program, Server, Worker
 from plumbing.converters import StrictPayloadConverter
 from shop.ledger import Ledger, read_ledger
 from shop.orders import SAMPLE_ORDER, Order
@@ -138,8 +138,10 @@ def database(postgres: PostgresServer) -> Iterator[PostgresUrl]:
 @pytest.fixture(scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """Run one Temporal server for the whole session; `stage` gives each test a namespace of its own."""
-    async with running(Server(tmp_path_factory.mktemp("server"))) as started:
-        yield started
+    started = Server(tmp_path_factory.mktemp("server"))
+    await started.start()
+    yield started
+    await started.kill()  # sooner than to stop it
 
 
 @dataclass
@@ -206,8 +208,10 @@ async def stage(server: Server, tmp_path: Path) -> AsyncIterator[Stage]:
 @pytest.fixture
 async def own_server(tmp_path: Path) -> AsyncIterator[Server]:
     """Run a server that the test may kill."""
-    async with running(Server(tmp_path / "server")) as started:
-        yield started
+    started = Server(tmp_path / "server")
+    await started.start()
+    yield started
+    await started.kill()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from comparison.cost.subjects import (
     make_script,
 )
 from comparison.stage.folders import make_progress
-from comparison.stage.processes import ROOT
+from comparison.stage.processes import ROOT, kill_all
 from run_server import SETTINGS
 from shop.ledger import read_ledger
 from shop.orders import Order, Outcome, Status
@@ -181,7 +181,10 @@ def test_what_is_not_completed_exits_1_and_says_so(
 async def test_a_small_run_measures_every_subject_more_and_more_orders_and_a_kill(tmp_path: Path) -> None:
     plan = bench.Plan(rounds=1, orders=2, alone=2, warm_up=1, sizes=(1, 3))
 
-    figures = await bench.take_figures(tmp_path, plan, make_progress())
+    try:
+        figures = await bench.take_figures(tmp_path, plan, make_progress())
+    finally:
+        await kill_all(tmp_path)
 
     assert {name: len(rows) for name, rows in figures.rounds.items()} == dict.fromkeys(SUBJECTS, 1)
     rows = [row for rounds in figures.rounds.values() for row in rounds]

@@ -16,7 +16,7 @@ import pytest
 from conftest import Stage, make_order, make_stage
 from test_cancellation import assert_done_once
 
-from comparison.stage.processes import Program, Server, clean_environment, free_port, running
+from comparison.stage.processes import Program, Server, clean_environment, free_port
 from shop.orders import Order
 from shop.parsing import MAX_LINE_BYTES
 
@@ -68,16 +68,20 @@ class WebServer(Program):
 @pytest.fixture
 async def web(stage: Stage) -> AsyncIterator[WebServer]:
     """Run the example on the stage's namespace."""
-    async with running(WebServer(stage.directory / "web", stage.settings)) as started:
-        yield started
+    started = WebServer(stage.directory / "web", stage.settings)
+    await started.start()
+    yield started
+    await started.kill()
 
 
 @pytest.fixture(scope="module")
 async def door(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WebServer]:
     """Run the example for the tests in which nothing is accepted."""
     stage = await make_stage(server, tmp_path_factory.mktemp("door"))
-    async with running(WebServer(stage.directory / "web", stage.settings)) as started:
-        yield started
+    started = WebServer(stage.directory / "web", stage.settings)
+    await started.start()
+    yield started
+    await started.kill()
 
 
 async def ended(web: WebServer, order_id: str) -> Answer:

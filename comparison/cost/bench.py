@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,22 +82,21 @@ async def take_figures(directory: Path, plan: Plan, progress: Progress) -> Figur
         NotCompleted: if an order was not, by its outcome or by the ledgers.
     """
     bar = progress.add_task("rounds", total=plan.rounds + len(plan.sizes) + 2)
-    async with AsyncExitStack() as started:
-        *subjects, growing, killed = await start_subjects(directory, started)
-        for subject in subjects:
-            await seconds_of(subject, subject.place(plan.warm_up))
-        rounds: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
-        for number in range(plan.rounds):
-            progress.advance(bar)
-            # Forwards and backwards: nobody always comes first.
-            for subject in reversed(subjects) if number % 2 else subjects:
-                rounds[subject.name].append(await measure_round(subject, plan.alone, plan.orders))
-        flights = []
-        for size in plan.sizes:
-            progress.update(bar, advance=1, description=f"{size} orders")
-            flights.append(await measure_flight(growing, size))
-        progress.update(bar, advance=1, description="a worker is killed")
-        recovery_seconds = await measure_recovery(killed)
+    *subjects, growing, killed = await start_subjects(directory)
+    for subject in subjects:
+        await seconds_of(subject, subject.place(plan.warm_up))
+    rounds: dict[str, list[Round]] = {subject.name: [] for subject in subjects}
+    for number in range(plan.rounds):
+        progress.advance(bar)
+        # Forwards and backwards: nobody always comes first.
+        for subject in reversed(subjects) if number % 2 else subjects:
+            rounds[subject.name].append(await measure_round(subject, plan.alone, plan.orders))
+    flights = []
+    for size in plan.sizes:
+        progress.update(bar, advance=1, description=f"{size} orders")
+        flights.append(await measure_flight(growing, size))
+    progress.update(bar, advance=1, description="a worker is killed")
+    recovery_seconds = await measure_recovery(killed)
     for subject in (*subjects, growing, killed):
         if incomplete := subject.incomplete():
             raise NotCompleted(f"{subject.name}, by the ledgers: orders {', '.join(incomplete)}")

@@ -9,13 +9,12 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from comparison.cost.floor import run_floor
 from comparison.judge.accounts import Ending, accounts_of
-from comparison.stage.processes import ROOT, Program, Server, Worker, running
+from comparison.stage.processes import ROOT, NotInTime, Program, Server, Worker
 from order_processor import process_order
 from run_server import SETTINGS
 from run_workflow import run_order
@@ -61,14 +60,15 @@ class Subject:
         return [order_id for order_id, account in accounts.items() if account.ending is not Ending.COMPLETE]
 
 
-async def start_subjects(directory: Path, started: AsyncExitStack) -> list[Subject]:
+async def start_subjects(directory: Path) -> list[Subject]:
     """Start all: those that take turns, then one whose orders become more and more, and one whose worker is killed.
 
-    Those on one server have a namespace and a worker each. All are killed when `started` is left.
+    Those on one server have a namespace and a worker each. Whoever gave the folder kills what was started there.
     """
-    servers = (Server(directory / "server"), stock_server(directory / "stock"), Server(directory / "fresh"))
-    server, stock, fresh = [await started.enter_async_context(running(each)) for each in servers]
-    start_on = functools.partial(start_workflow, directory, started)
+    server, stock, fresh = Server(directory / "server"), stock_server(directory / "stock"), Server(directory / "fresh")
+    for each in (server, stock, fresh):
+        await each.start()
+    start_on = functools.partial(start_workflow, directory)
     workflow = await start_on(server, WORKFLOW)
     return [
         make_script(directory, SCRIPT),
@@ -105,7 +105,6 @@ def make_script(directory: Path, name: str, faults: str = "") -> Subject:
 
 async def start_workflow(
     directory: Path,
-    started: AsyncExitStack,
     server: Server,
     name: str,
     faults: str = "",
@@ -114,12 +113,18 @@ async def start_workflow(
     command: tuple[str, ...] = (),
     run: Callable[..., Awaitable[Outcome]] = run_order,
 ) -> Subject:
-    """Return the workflow on a server; `run`, the starter's own function, starts it and waits, in this process."""
+    """Return the workflow on a server; `run`, the starter's own function, starts it and waits, in this process.
+
+    Raises:
+        NotInTime: if its worker ends instead of serving.
+    """
     data, namespace = make_shop(directory / name), re.sub(r"\W+", "-", name)
     await server.add_namespace(namespace)
     worker = Worker(directory / name / "worker", server.settings(namespace), data, faults)
     worker.tree, worker.arguments = tree, command or worker.arguments
-    await started.enter_async_context(running(worker))
+    await worker.start()
+    if not worker.is_running:
+        raise NotInTime(f"the worker of {name!r} ended; it says: {worker.errors.read_text().strip()[-200:]}")
     return Subject(name, functools.partial(run, await server.client(namespace), wait=True), server, worker, data)
 
 

@@ -23,7 +23,10 @@ INTERRUPTED = 130  # as shells say it of SIGINT
 
 
 def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
-    """Run in a fresh folder; keep it only if something was not as expected, and say where it is."""
+    """Run in a fresh folder, and kill in the end whatever was started there and still runs.
+
+    The folder is kept only if something was not as expected; then it is said where it is.
+    """
     directory = Path(tempfile.mkdtemp(prefix="comparison-"))
     # A process that is interrupted while it starts may be reaped twice; asyncio warns of the second time.
     # https://github.com/python/cpython/issues/127049

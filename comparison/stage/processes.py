@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
@@ -191,25 +191,6 @@ class Program:
     def lines(self) -> list[str]:
         """Return what it wrote to standard output so far, over all its starts."""
         return self.output.read_text().splitlines()
-
-
-ProgramT = TypeVar("ProgramT", bound=Program)
-
-
-@asynccontextmanager
-async def running(program: ProgramT) -> AsyncIterator[ProgramT]:
-    """Start a program, and kill it in the end: sooner than to stop it, and nobody needs what it keeps.
-
-    Raises:
-        NotInTime: if it ends instead.
-    """
-    try:
-        await program.start()
-        if not program.is_running:
-            raise NotInTime(f"{program.name} ended; it says: {program.errors.read_text().strip()[-200:]}")
-        yield program
-    finally:
-        await program.kill()
 
 
 async def kill_all(directory: Path) -> None:

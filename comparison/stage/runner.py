@@ -19,7 +19,7 @@ from comparison.stage.processes import (
     Server,
     Worker,
     clean_environment,
-    running,
+    kill_all,
     wait_until,
 )
 from plumbing.connection import NoConnection
@@ -159,12 +159,8 @@ async def run_loop(stage: Stage) -> Cell:
 async def run_temporal(stage: Stage, server: Server) -> Cell:
     """Run the workflow, in a namespace of its own, under a supervisor that restarts what was killed."""
     if stage.scenario.disturbance is Disturbance.KILL_ALL:
-        async with running(Server(stage.directory / "own")) as own_server:
-            return await _run_temporal(stage, own_server)
-    return await _run_temporal(stage, server)
-
-
-async def _run_temporal(stage: Stage, server: Server) -> Cell:
+        server = Server(stage.directory / "own")
+        await server.start()
     namespace = stage.scenario.name
     await server.add_namespace(namespace)
     stage.environment |= server.settings(namespace)
@@ -191,7 +187,8 @@ async def _run_temporal(stage: Stage, server: Server) -> Cell:
         await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in (first, second) if starter.process))
     supervisor.cancel()
     # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
-    await asyncio.gather(worker.stop(), first.kill(), second.kill())
+    await worker.stop()
+    await kill_all(stage.directory)
     # Not taken on trust: it was seen above that the attempts go on.
     return replace(stage.cell([worker, first, second]), keeps_trying=step)
 

@@ -10,7 +10,6 @@ import argparse
 import functools
 import shutil
 import sys
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from comparison.cost.bench import NotCompleted, measure_round
 from comparison.cost.figures import Round, Values, spread
 from comparison.cost.subjects import Subject, start_workflow, stock_server
 from comparison.stage.folders import in_own_folder, make_progress
-from comparison.stage.processes import ROOT, Server, running
+from comparison.stage.processes import ROOT, Server, kill_all
 from plumbing.process import run_and_exit
 from run_server import SETTINGS
 from shop.terminal.streams import run_program
@@ -106,30 +105,32 @@ async def measure_changes(directory: Path, rounds: int, progress: Progress) -> N
         NotCompleted: if an order was not.
     """
     bar = progress.add_task("the server starts", total=len(CHANGES))
-    async with AsyncExitStack() as started, running(Server(directory / "server")) as server:
-        as_is = await start_workflow(directory, started, server, "as it is")
-        for number, change in enumerate(CHANGES):
-            progress.update(bar, description=change.name)
-            async with AsyncExitStack() as own:
-                other = await _start(change, directory / f"{number}", own, server)
-                for subject in (as_is, other):
-                    await measure_round(subject, 2, 4)  # warms up
-                pairs = [
-                    (await measure_round(as_is, ALONE, ORDERS), await measure_round(other, ALONE, ORDERS))
-                    for _ in range(rounds)
-                ]
-            ratios = (spread(_ratios(pairs, measure)) for measure in MEASURES.values())
-            print(f"{change.name:<34}" + "".join(f"{ratio:>20}" for ratio in ratios), flush=True)
-            progress.advance(bar)
+    server = Server(directory / "server")
+    await server.start()
+    as_is = await start_workflow(directory, server, "as it is")
+    for number, change in enumerate(CHANGES):
+        progress.update(bar, description=change.name)
+        other = await _start(change, directory / f"{number}", server)
+        for subject in (as_is, other):
+            await measure_round(subject, 2, 4)  # warms up
+        pairs = [
+            (await measure_round(as_is, ALONE, ORDERS), await measure_round(other, ALONE, ORDERS))
+            for _ in range(rounds)
+        ]
+        await kill_all(directory / f"{number}")
+        ratios = (spread(_ratios(pairs, measure)) for measure in MEASURES.values())
+        print(f"{change.name:<34}" + "".join(f"{ratio:>20}" for ratio in ratios), flush=True)
+        progress.advance(bar)
 
 
-async def _start(change: Change, directory: Path, started: AsyncExitStack, server: Server) -> Subject:
+async def _start(change: Change, directory: Path, server: Server) -> Subject:
     """Start a changed worker on the server as it is, or a worker as it is on a server of its own."""
     directory.mkdir()
     if change.settings:
-        server = await started.enter_async_context(running(change.server(directory / "server")))
+        server = change.server(directory / "server")
+        await server.start()
     tree = change.tree(directory / "tree")
-    return await start_workflow(directory, started, server, f"changed {directory.name}", tree=tree)
+    return await start_workflow(directory, server, f"changed {directory.name}", tree=tree)
 
 
 def _ratios(pairs: list[tuple[Round, Round]], measure: str) -> Values:

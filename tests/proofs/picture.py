@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from comparison.stage.folders import in_own_folder, new_file
-from comparison.stage.processes import Program, Server, Worker, running, wait_until
+from comparison.stage.processes import Program, Server, Worker, wait_until
 from comparison.stage.runner import write_orders
 from plumbing.process import run_and_exit
 from shop.ledger import read_ledger
@@ -34,16 +34,17 @@ async def take_picture(directory: Path, target: Path) -> bool:
         print("install chromium and chromedriver (Debian: chromium, chromium-driver)", file=sys.stderr)
         return False
     data = directory / "shop"
-    async with running(Server(directory / "server")) as server:
-        worker = Worker(directory / "worker", server.settings(), data, "update_inventory:unavailable*inf")
-        await worker.start()
-        order = write_orders(directory / "order.jsonl", [replace(SAMPLE_ORDER, order_id="1003")])
-        await Program(directory / "starter", server.settings(), "run_workflow.py", "--no-wait", str(order)).run()
-        await wait_until(lambda: _times_tried(data) >= ATTEMPTS, "the order waits", PATIENCE_SECONDS)
-        run = (await (await server.client()).get_workflow_handle("order-1003").describe()).run_id
-        page = f"{server.ui}/namespaces/default/workflows/order-1003/{run}/pending-activities"
-        await asyncio.to_thread(_photograph, directory, page, target)
-        await worker.stop()
+    server = Server(directory / "server")
+    await server.start()
+    worker = Worker(directory / "worker", server.settings(), data, "update_inventory:unavailable*inf")
+    await worker.start()
+    order = write_orders(directory / "order.jsonl", [replace(SAMPLE_ORDER, order_id="1003")])
+    await Program(directory / "starter", server.settings(), "run_workflow.py", "--no-wait", str(order)).run()
+    await wait_until(lambda: _times_tried(data) >= ATTEMPTS, "the order waits", PATIENCE_SECONDS)
+    run = (await (await server.client()).get_workflow_handle("order-1003").describe()).run_id
+    page = f"{server.ui}/namespaces/default/workflows/order-1003/{run}/pending-activities"
+    await asyncio.to_thread(_photograph, directory, page, target)
+    await worker.stop()
     return True
 
 

@@ -74,13 +74,16 @@ TOO_MANY = replace(SAMPLE_ORDER, items=(Item("mug", 101, 1250),))
 # Lands after the caller, script or workflow, has given the call up.
 LATE = f"slow({ATTEMPT_TIMEOUT.total_seconds() + 1:g})"
 CHARGED_AND_KILLED = "process_payment:crash_after"
+PAYMENT_DOWN_TWICE = "process_payment:unavailable*2"
+# Long enough for the supervisor to step in.
+SLOW_PAYMENT, SLOW_STOCK = "process_payment:slow(1)", "update_inventory:slow(2.5)"
 
 GROUPS: dict[str, tuple[Scenario, ...]] = {
     "a service fails": (
         Scenario("all-well", "All well"),
         Scenario("declined", "Card declined", script=REFUSED, temporal=REFUSED, orders=(DECLINED,)),
         Scenario("out-of-stock", "Out of stock", script=REFUSED, temporal=REFUSED, orders=(TOO_MANY,)),
-        Scenario("payment-down-twice", "Payment down twice", "process_payment:unavailable*2"),
+        Scenario("payment-down-twice", "Payment down twice", PAYMENT_DOWN_TWICE),
         Scenario("payment-down", "Payment down for good", "process_payment:unavailable*inf", UNDONE, UNDONE),
         Scenario("reply-lost", "Charged, the reply lost", "process_payment:lost_reply"),
     ),
@@ -107,13 +110,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
             orders=(_last_one("1001"),),
             disturbance=Disturbance.RIVAL,
         ),
-        Scenario(
-            "all-killed",
-            "Everything killed at once",
-            "update_inventory:slow(2)",
-            LOST,
-            disturbance=Disturbance.KILL_ALL,
-        ),
+        Scenario("all-killed", "Everything killed at once", SLOW_STOCK, LOST, disturbance=Disturbance.KILL_ALL),
         Scenario(
             "poison",
             "Killed whenever it takes the stock",
@@ -129,27 +126,22 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
         Scenario(
             "last-item",
             "Last item wanted by two",
-            "process_payment:slow(1)",  # Both look before either has paid: the loser finds out when it has paid.
+            SLOW_PAYMENT,  # Both look before either has paid: the loser finds out when it has paid.
             COMPLETE + REFUSED,
             COMPLETE + REFUSED,
             orders=(_last_one("1001"), _last_one("1002")),
         ),
-        Scenario(
-            "submitted-twice",
-            "Same order submitted twice",
-            "process_payment:slow(1)",
-            disturbance=Disturbance.SUBMIT_TWICE,
-        ),
+        Scenario("submitted-twice", "Same order submitted twice", SLOW_PAYMENT, disturbance=Disturbance.SUBMIT_TWICE),
         Scenario(
             "one-of-two-killed",
             "Submitted twice, one run killed",
-            "process_payment:slow(1)*2",
+            f"{SLOW_PAYMENT}*2",
             disturbance=Disturbance.KILL_ONE_OF_TWO,
         ),
         Scenario(
             "run-again-alive",
             "Run again while the first run is alive",
-            "update_inventory:slow(2.5)",
+            SLOW_STOCK,
             disturbance=Disturbance.SUBMIT_AGAIN,
         ),
         Scenario(
@@ -174,7 +166,7 @@ GROUPS: dict[str, tuple[Scenario, ...]] = {
         Scenario(
             "cancelled",
             "Cancelled while it retries a payment",
-            "process_payment:unavailable*2",
+            PAYMENT_DOWN_TWICE,
             temporal=UNDONE,
             disturbance=Disturbance.CANCEL,
         ),

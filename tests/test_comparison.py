@@ -119,11 +119,11 @@ def test_the_picture_shows_what_happens_now(played: Played, tmp_path: Path, caps
     replace(played, rows={PICTURE.stem: row}).reported(capsys, PICTURE.stem, f"--svg={tmp_path / 'now.svg'}")
 
     assert texts_of(tmp_path / "now.svg") == texts_of(PICTURE)
-    # To scale: each process has its mark where it was killed, and the wait for the next attempt is most of the time.
+    # To scale: each process has its mark where it was killed; 6 s of wait are long, also where all else is slow.
     shapes = [element.attrib for element in ElementTree.parse(tmp_path / "now.svg").iter()]
     wait = max(float(shape["x2"]) - float(shape["x1"]) for shape in shapes if shape.get("class") == "wait")
     assert [shape["class"] for shape in shapes if shape.get("height") == "22"] == ["bad", "bad"]
-    assert 0.5 * PLOT_WIDTH < wait < PLOT_WIDTH
+    assert 0.2 * PLOT_WIDTH < wait < PLOT_WIDTH
 
 
 def texts_of(picture: Path) -> list[str]:

@@ -88,7 +88,7 @@ class Account:
     @cached_property
     def effects(self) -> frozenset[str]:
         """Return the kinds of effects that are there; a tombstone has the name of the call that leaves it."""
-        found: dict[str, bool] = {
+        found = {
             "charge": bool(self.charges),
             "refund": any(charge.refunded for charge in self.charges),
             "sale": any(sale.quantity for sale in self.sales),
@@ -96,7 +96,7 @@ class Account:
             "mail": any(confirmation.sent for confirmation in self.confirmations),
             "note": any(not confirmation.sent for confirmation in self.confirmations),
         }
-        return frozenset(kind for kind in found if found[kind]) | {void.step for void in self.voids}
+        return frozenset(kind for kind, is_there in found.items() if is_there) | {void.step for void in self.voids}
 
     @cached_property
     def refusals(self) -> frozenset[str]:

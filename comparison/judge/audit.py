@@ -18,7 +18,7 @@ Each check has the number of the rule that it holds:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -276,11 +276,9 @@ def _stock(ledger: Ledger) -> Iterator[Violation]:
         yield Violation("I4", "-", f"{sku}: sold, but not in stock")
 
 
-def _money(accounts: Iterable[Account]) -> Iterator[Violation]:
-    kept = earned = 0
-    for account in accounts:
-        kept += account.kept_cents
-        earned += account.order.total_cents if account.ending in WHOLE else 0
+def _money(accounts: Collection[Account]) -> Iterator[Violation]:
+    kept = sum(account.kept_cents for account in accounts)
+    earned = sum(account.order.total_cents for account in accounts if account.ending in WHOLE)
     if kept != earned:
         yield Violation("I5", "-", f"{kept} cents were kept, {earned} earned")
 

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,8 @@ from test_shop_commands import run_here
 
 import order_processor
 from comparison.stage.processes import ROOT, Program, clean_environment, wait_until
-from shop.errors import OrderVoided, Refusal
-from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
+from shop.errors import Refusal
+from shop.faults import parse_faults
 from shop.ledger import Charge, Ledger, NoShop, read_ledger
 from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
 from shop.shop import Shop
@@ -44,13 +44,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "CALL_TIMEOUT_SECONDS", 0.2)
 
 
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Let a test run a batch in this process: it takes signals for itself."""
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Let a program run in this process: it takes signals for itself."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    with signals_kept():
+        yield
 
 
 def run_script(*arguments: object, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -96,12 +102,15 @@ def is_begun(data: Path, step: str) -> bool:
         return False
 
 
-def test_the_script_processes_the_sample_order_without_any_installed_package(data: Path) -> None:
-    completed = run_script("--data", data, options=("-S",))
+def test_the_script_processes_the_sample_order_without_any_installed_package_and_logs_where_it_is_told(
+    tmp_path: Path, data: Path
+) -> None:
+    completed = run_script("--data", data, "--log", tmp_path / "elsewhere.log", options=("-S",))
 
     [charge] = read_ledger(data).charges
     assert completed.returncode == 0
     assert completed.stdout == f"{SAMPLE_ORDER.order_id}\tcompleted\t{charge.transaction_id}\n"
+    assert (tmp_path / "elsewhere.log").read_text() == completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -160,24 +169,20 @@ def test_a_log_that_cannot_be_opened_is_a_sentence_and_nothing_is_started(tmp_pa
     assert read_ledger(data).attempts == ()
 
 
-@pytest.mark.parametrize("log", [None, "elsewhere.log"])
-def test_output_is_outcome_lines_alone_and_the_log_goes_to_a_file_and_the_terminal(
-    tmp_path: Path, data: Path, log: str | None
-) -> None:
+def test_output_is_outcome_lines_alone_and_the_log_goes_to_a_file_and_the_terminal(tmp_path: Path, data: Path) -> None:
     orders = [
         make_order("1"),
         make_order("2", payment_token="tok_chargeDeclined"),
         make_order("3", customer_id="nobody"),
         make_order("4", items=(Item("unicorn", 1, 1),)),
     ]
-    options = ("--log", tmp_path / log) if log else ()
 
     completed = run_script(
         write_orders(tmp_path / "orders.jsonl", *orders),
-        *("--data", data, "--faults", "process_payment:lost_reply", "--concurrency", 256, *options),
+        *("--data", data, "--faults", "process_payment:lost_reply", "--concurrency", 256),
     )
 
-    logged = (tmp_path / log if log else data / "order_processor.log").read_text()
+    logged = (data / "order_processor.log").read_text()
     assert completed.returncode == 0
     assert all(OUTCOME_LINE.fullmatch(line) for line in completed.stdout.splitlines())
     assert statuses(completed.stdout) == {"1": "completed", "2": "rejected", "3": "completed", "4": "rejected"}
@@ -185,27 +190,36 @@ def test_output_is_outcome_lines_alone_and_the_log_goes_to_a_file_and_the_termin
     assert sorted(logged.splitlines()) == sorted(completed.stderr.splitlines())
 
 
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("signal_number", STOPPING)
-async def test_an_interrupted_script_finishes_the_order_in_hand_and_takes_no_other(
-    tmp_path: Path, data: Path, signal_number: int
+def test_an_interrupted_batch_finishes_the_order_in_hand_and_begins_no_other(
+    capsys: pytest.CaptureFixture[str], signal_number: int
 ) -> None:
-    script = Program(
-        tmp_path / "script",
-        clean_environment(),
-        "order_processor.py",
-        str(write_orders(tmp_path / "orders.jsonl", *(make_order(order_id) for order_id in ("1", "2", "3")))),
-        f"--data={data}",
-        "--faults=process_payment:slow(0.5)",
-    )
+    signal.signal(signal_number, lambda *_: None)  # what nobody takes would end the tests
+
+    def process_order(order: Order) -> Outcome:
+        signal.raise_signal(signal_number)
+        return Outcome(order.order_id, Status.COMPLETED, "txn")
+
+    results = run_batch([make_order("1"), make_order("2"), make_order("3")], 1, process_order)
+
+    assert results.exit_status("script") == 1
+    assert statuses(capsys.readouterr().out) == {"1": "completed", "2": "unknown", "3": "unknown"}
+
+
+async def test_an_interrupted_script_completes_the_order_in_hand(tmp_path: Path, data: Path) -> None:
+    orders = write_orders(tmp_path / "orders.jsonl", make_order("1"), make_order("2"))
+    options = (f"--data={data}", "--faults=process_payment:slow(0.5)")
+    script = Program(tmp_path / "script", clean_environment(), "order_processor.py", str(orders), *options)
     await script.start()
     await wait_until(lambda: is_begun(data, "process_payment"), "order 1 is in hand")
 
-    script.signal(signal_number)
+    script.signal(signal.SIGINT)
     status = await script.wait(60)
 
     ledger = read_ledger(data)
     assert status == 1
-    assert statuses(script.output.read_text()) == {"1": "completed", "2": "unknown", "3": "unknown"}
+    assert statuses(script.output.read_text()) == {"1": "completed", "2": "unknown"}
     assert {attempt.order_id for attempt in ledger.attempts} == {"1"}
     assert [confirmation.sent for confirmation in ledger.confirmations] == [True]
     assert "Traceback" not in script.errors.read_text()
@@ -297,36 +311,6 @@ def test_an_undo_that_is_refused_leaves_the_order_half_done() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(
-    ("call", "faults", "status"),
-    [
-        # Nothing was decided: with the service back, the order goes on.
-        ("void_charge", "", Status.COMPLETED),
-        ("void_sale", "", Status.COMPLETED),
-        ("note_unsent", "", Status.COMPLETED),
-        # With the inventory still down, it is given up: this time to the end.
-        ("void_charge", "update_inventory:unavailable*inf", Status.FAILED),
-        ("void_sale", "update_inventory:unavailable*inf", Status.FAILED),
-        # The sale was voided: what is left is the refund.
-        ("refund_payment", "", Status.REJECTED),
-        ("note_unsent", "send_confirmation:unavailable*inf", Status.COMPLETED),
-    ],
-)
-def test_an_order_that_was_left_half_done_comes_to_its_end_when_it_is_run_again(
-    data: Path, call: str, faults: str, status: Status
-) -> None:
-    process(data, make_order(), CALLS_NEEDED[call])
-
-    outcome = process(data, make_order(), faults)
-
-    ledger = read_ledger(data)
-    assert outcome.status is status
-    assert (len(held_charges(ledger)) == 1) == (status is Status.COMPLETED)
-    assert ({sale.restored for sale in ledger.sales} == {False}) == (status is Status.COMPLETED)
-    assert len(ledger.confirmations) == (1 if status is Status.COMPLETED else 0)
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_charge_is_refunded_if_the_database_refuses_the_sale_and_no_further_attempt_is_made(data: Path) -> None:
     with closing(Shop(data)) as shop:
         with shop.inventory.database.transaction() as connection:
@@ -341,49 +325,19 @@ def test_a_charge_is_refunded_if_the_database_refuses_the_sale_and_no_further_at
     assert [void.step for void in ledger.voids] == ["void_sale"]
 
 
-@dataclass(frozen=True)
-class Mishap(Fault):
-    """Does something to the shop before an effect."""
-
-    happens: Callable[[], object] = lambda: None
-
-    def before_effect(self) -> None:
-        self.happens()
-
-
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("step", ["process_payment", "update_inventory"])
-async def test_a_call_that_outlives_its_time_outs_is_refused_when_it_comes_after_the_void(
-    data: Path, step: str
-) -> None:
-    with closing(Shop(data, parse_faults(f"{step}:slow(1)*{TIMES}"))) as shop:
+async def test_a_payment_that_outlives_its_time_outs_is_refused_when_it_comes_after_the_void(data: Path) -> None:
+    with closing(Shop(data, parse_faults(f"process_payment:slow(1)*{TIMES}"))) as shop:
         outcome = order_processor.process_order(shop, make_order())
         voided = read_ledger(data)
-        await wait_until(lambda: "started" not in tried(read_ledger(data), step), "the late ones arrive")
+        await wait_until(lambda: "started" not in tried(read_ledger(data), "process_payment"), "the late ones arrive")
         ledger = read_ledger(data)
 
     assert outcome.status is Status.FAILED
     assert "ReplyLost: no reply" in outcome.detail
-    assert tried(voided, step) == ["started"] * order_processor.MAXIMUM_ATTEMPTS
-    assert tried(ledger, step) == ["OrderVoided"] * order_processor.MAXIMUM_ATTEMPTS
+    assert tried(voided, "process_payment") == ["started"] * order_processor.MAXIMUM_ATTEMPTS
+    assert tried(ledger, "process_payment") == ["OrderVoided"] * order_processor.MAXIMUM_ATTEMPTS
     assert (ledger.sales, held_charges(ledger)) == ((), [])
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("refused", ["send_confirmation", "note_unsent"])
-def test_an_order_that_was_settled_before_its_mail_or_its_note_is_rejected(data: Path, refused: str) -> None:
-    with closing(Shop(data)) as operator:
-        settled = Mishap(happens=lambda: operator.settle("1"))
-        planned = [PlannedFault(refused, settled, 1)]
-        if refused == "note_unsent":
-            planned.append(PlannedFault("send_confirmation", Fault("unavailable"), 3))
-        with closing(Shop(data, FaultPlan(tuple(planned)))) as shop:
-            outcome = order_processor.process_order(shop, make_order())
-
-    ledger = read_ledger(data)
-    assert (outcome.status, outcome.detail.split(":")[0]) == (Status.REJECTED, OrderVoided.__name__)
-    assert (held_charges(ledger), ledger.confirmations) == ([], ())
-    assert {sale.restored for sale in ledger.sales} == {True}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -394,50 +348,3 @@ def test_an_order_whose_stock_was_taken_and_whose_replies_were_lost_is_completed
     assert (outcome.status, outcome.detail) == (Status.COMPLETED, ledger.charges[0].transaction_id)
     assert (tried(ledger, "void_sale"), tried(ledger, "refund_payment")) == (["ok"], [])
     assert len(held_charges(ledger)) == len(ledger.confirmations) == 1
-
-
-@pytest.mark.parametrize("is_sold", [False, True])
-def test_an_order_whose_id_is_taken_by_an_unfinished_one_is_unknown_and_touches_nothing(
-    data: Path, is_sold: bool
-) -> None:
-    with closing(Shop(data)) as shop:
-        shop.payments.process_payment(make_order())
-        if is_sold:
-            shop.inventory.update_inventory(make_order())
-    before = read_ledger(data)
-
-    outcome = process(data, make_order(items=(Item("mug", 1, 1250),)))
-
-    ledger = read_ledger(data)
-    assert outcome.status is Status.UNKNOWN
-    assert "other content" in outcome.detail
-    assert {attempt.step for attempt in ledger.attempts} <= {
-        "validate_inventory",
-        "process_payment",
-        "update_inventory",
-    }
-    assert effects_in(ledger) == effects_in(before)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("step", ["validate_inventory", "process_payment", "update_inventory", "send_confirmation"])
-def test_a_finished_order_that_is_run_again_while_a_service_is_down_stays_whole(data: Path, step: str) -> None:
-    process(data, make_order())
-    before = read_ledger(data)
-
-    outcome = process(data, make_order(), f"{step}:unavailable*inf")
-
-    assert outcome.status is Status.COMPLETED
-    assert effects_in(read_ledger(data)) == effects_in(before)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_an_order_that_failed_is_rejected_when_it_is_run_again(data: Path) -> None:
-    process(data, make_order(), "process_payment:unavailable*inf")
-    before = read_ledger(data)
-
-    outcome = process(data, make_order())
-
-    assert outcome.status is Status.REJECTED
-    assert "OrderVoided" in outcome.detail
-    assert effects_in(read_ledger(data)) == effects_in(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sqlite3
 import subprocess
@@ -9,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 
 import psycopg
 import pytest
 from conftest import address_of, make_order, write_orders
+from test_order_processor import signals_kept
 
 import order_processor
 from comparison.judge.audit import audit
@@ -30,6 +32,7 @@ from shop.shop import ORDERS, Shop
 from shop.stores import storage
 from shop.stores.location import Location
 from shop.stores.storage import file_of, open_database, read_only
+from shop.terminal.streams import run_program
 
 KILLED = -9
 TIMEOUT_SECONDS = 100
@@ -37,11 +40,11 @@ COMPLETED = Outcome("1", Status.COMPLETED, "txn_1")
 
 
 def start(data: Location, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process, to be killed, put to sleep or told to stop."""
     return subprocess.Popen(
         [sys.executable, "-m", "examples.durable_loop", *arguments, f"--data={address_of(data)}"],
         cwd=ROOT,
         env=clean_environment(),
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -49,9 +52,11 @@ def start(data: Location, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(data: Location, *arguments: str, given: str = "") -> tuple[int, str]:
-    process = start(data, *arguments)
-    printed, _ = process.communicate(given, timeout=TIMEOUT_SECONDS)
-    return process.returncode, printed
+    """Run the program in this process; return its exit status and what it printed."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed, signals_kept():
+        patch.setattr(sys, "argv", ["durable_loop", *arguments, f"--data={address_of(data)}"])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        return run_program("durable_loop", durable_loop.main), printed.getvalue()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -110,22 +115,10 @@ def locked(location: Location) -> Iterator[None]:
             yield
 
 
-def test_an_order_from_standard_input_whose_process_is_killed_is_completed_by_the_next(tmp_path: Path) -> None:
-    faults = "--faults=process_payment:crash_after"
-
-    accepted = run(tmp_path, "accept", "-", given=(ROOT / "examples" / "order.jsonl").read_text())
-    killed = run(tmp_path, "work", faults)
-    status, printed = run(tmp_path, "work", faults)
-
-    assert accepted == (0, "1002\taccepted\n")
-    assert killed == (KILLED, "")
-    assert (status, printed.split("\t")[:2]) == (0, ["1002", "completed"])
-
-
 def test_an_order_that_is_accepted_again_is_processed_once_and_answered_with_its_outcome(tmp_path: Path) -> None:
     path = write_orders(tmp_path / "orders.jsonl", make_order())
 
-    accepted = [run(tmp_path, "accept", str(path)) for _ in range(2)]
+    accepted = [run(tmp_path, "accept", "-", given=path.read_text()), run(tmp_path, "accept", str(path))]
     worked = [run(tmp_path, "work")[1] for _ in range(2)]
     ended = run(tmp_path, "accept", str(path))
 
@@ -148,9 +141,8 @@ def test_an_id_that_was_accepted_with_other_content_is_refused_and_the_first_ord
     assert {mail.order_id: mail.customer_id for mail in read_ledger(tmp_path).confirmations} == {"1": "ada", "2": "ada"}
 
 
-@pytest.mark.timeout(200)
 def test_three_processes_under_random_crashes_end_every_order_as_the_audit_wants_it(tmp_path: Path) -> None:
-    orders = [make_order(str(number)) for number in range(60)]
+    orders = [make_order(str(number)) for number in range(12)]
     working = ("work", "--faults=random(0.1,5)")
     run(tmp_path, "accept", str(write_orders(tmp_path / "orders.jsonl", *orders)))
 
@@ -206,7 +198,8 @@ def test_a_bug_stops_neither_the_worker_nor_the_other_orders(
         return process_order(shop, order) if order.order_id == "2" else process_order(shop, None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(durable_loop, "process_order", process)
-    monkeypatch.setattr(durable_loop, "LEASE_SECONDS", 0.1)
+    monkeypatch.setattr(durable_loop, "LEASE_SECONDS", 0.05)
+    monkeypatch.setattr(durable_loop, "POLL_SECONDS", 0.02)
     table = OrderTable(open_database(tmp_path, ORDERS, SCHEMA))
     durable_loop.accept_all([make_order("1"), make_order("2")], table)
 
@@ -217,24 +210,18 @@ def test_a_bug_stops_neither_the_worker_nor_the_other_orders(
     assert ended == {"2": "completed", "1": "failed"}
 
 
-def test_a_lease_is_as_long_as_it_says(location: Location, table: OrderTable) -> None:
-    claimed(table)
-
-    assert LEASE_SECONDS - 1 < seconds_left(location, table) <= LEASE_SECONDS
-    assert table.claim() is None
-
-
-@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
-def test_a_machine_whose_clock_is_wrong_takes_an_order_neither_too_early_nor_too_late(
-    seconds: float, table: OrderTable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seconds_wrong", [-3600.0, 3600.0])
+def test_a_lease_is_as_long_as_it_says_also_on_a_machine_whose_clock_is_wrong(
+    seconds_wrong: float, location: Location, table: OrderTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed(table)
     right = time.time
-    monkeypatch.setattr(time, "time", lambda: right() + seconds)
+    monkeypatch.setattr(time, "time", lambda: right() + seconds_wrong)
 
-    too_early = table.claim()
+    left, too_early = seconds_left(location, table), table.claim()
     move_lease(table, -LEASE_SECONDS - 1)
 
+    assert LEASE_SECONDS - 1 < left <= LEASE_SECONDS
     assert too_early is None
     assert table.claim()
 
@@ -337,6 +324,7 @@ def test_an_order_that_is_half_done_is_run_again_until_its_service_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durable_loop, "LEASE_SECONDS", 0.05)
+    monkeypatch.setattr(durable_loop, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(order_processor, "INITIAL_INTERVAL_SECONDS", 0.001)
     runs = 2 * MAXIMUM_DEATHS
     failures = runs * order_processor.MAXIMUM_ATTEMPTS

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
@@ -17,12 +15,10 @@ import pytest
 from conftest import make_order, write_orders
 from proofs import planted
 from proofs.planted import Plant, clean_world, missed_violations, plants
-from temporalio.client import WorkflowExecutionStatus
 
 from comparison.judge.accounts import Ending, accounts_of
 from comparison.judge.audit import CLOSINGS, Violation, audit, judge_files
 from comparison.judge.command import add_arguments, run
-from comparison.stage.processes import ROOT, clean_environment
 from shop.errors import ShopError
 from shop.faults import parse_faults
 from shop.ledger import Ledger, read_ledger
@@ -280,17 +276,14 @@ def test_an_end_that_the_attempts_contradict_is_a_violation(tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.parametrize("printed", [COMPLETED, REJECTED, FAILED, CANCELLED])
-@pytest.mark.parametrize("closing", list(CLOSINGS.values())[1:])
-def test_an_end_that_the_workflow_contradicts_is_a_violation(
-    shop: Shop, printed: Status, closing: WorkflowExecutionStatus
-) -> None:
+def test_an_end_that_the_workflow_contradicts_is_a_violation(shop: Shop) -> None:
     ledger = do(shop, ORDER, COMPLETE)
 
-    violations = audit([ORDER], ledger, lines(ledger, printed), closings={"1": closing})
-
-    is_contradicted = ("I7", f"printed {printed.value}, but closed as {closing.name}") in found(violations)
-    assert is_contradicted == (CLOSINGS[printed] is not closing)
+    for printed in (COMPLETED, REJECTED, FAILED, CANCELLED):
+        for closed_as in list(CLOSINGS.values())[1:]:
+            violations = found(audit([ORDER], ledger, lines(ledger, printed), closings={"1": closed_as}))
+            is_contradicted = ("I7", f"printed {printed.value}, but closed as {closed_as.name}") in violations
+            assert is_contradicted == (CLOSINGS[printed] is not closed_as)
 
 
 def test_without_a_workflow_nothing_can_be_cancelled(shop: Shop) -> None:
@@ -312,9 +305,9 @@ def test_attempts_are_counted_for_each_run(tmp_path: Path) -> None:
     assert found(audit([ORDER], ledger)) == []
 
 
-def test_five_thousand_orders_are_judged_in_seconds(shop: Shop) -> None:
+def test_two_thousand_orders_are_judged_in_seconds(shop: Shop) -> None:
     one = do(shop, ORDER, COMPLETE)
-    ids = [str(number) for number in range(5_000)]
+    ids = [str(number) for number in range(2_000)]
     orders = [make_order(order_id) for order_id in ids]
     tables: dict[str, Any] = {  # as many kinds of rows as tables
         table: tuple(replace(row, order_id=order_id) for order_id in ids for row in getattr(one, table))
@@ -324,7 +317,7 @@ def test_five_thousand_orders_are_judged_in_seconds(shop: Shop) -> None:
     begun = time.monotonic()
     violations = audit(orders, replace(one, **tables), [Outcome(order_id, FAILED, "") for order_id in ids], runs=1)
 
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 8
     assert {violation.order_id for violation in violations} == {*ids, "-"}
 
 
@@ -349,25 +342,20 @@ def orders(tmp_path: Path) -> str:
     return str(write_orders(tmp_path / "orders.jsonl", ORDER))
 
 
-def test_the_command_names_what_is_owed_and_exits_1(data: Path, tmp_path: Path) -> None:
+def test_the_command_names_what_is_owed_and_exits_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     do(Shop(data), make_order("2"), "validate pay")
-    orders = write_orders(tmp_path / "orders.jsonl", ORDER, make_order("2"))
 
-    done = subprocess.run(
-        [sys.executable, "-m", "comparison", "audit", str(orders), f"--data={data}"],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    status = run_audit(str(write_orders(tmp_path / "orders.jsonl", ORDER, make_order("2"))), f"--data={data}")
 
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == [
+    output, errors = capsys.readouterr()
+    assert status == 1
+    assert output.splitlines() == [
         "2\tI3\tcharged, stock never taken; owed 43.90 USD",
         "-\tI5\t8780 cents were kept, 4390 earned",
     ]
-    assert done.stderr.startswith("2 orders: 1 charged, stock taken, confirmed, 1 charged, stock never taken; 2 viol")
+    assert errors.startswith("2 orders: 1 charged, stock taken, confirmed, 1 charged, stock never taken; 2 viol")
 
 
 def test_the_command_judges_every_line_that_was_printed(
@@ -418,53 +406,36 @@ def test_the_command_changes_nothing(data: Path, orders: str) -> None:
     assert {path.name: path.read_bytes() for path in data.glob("*.sqlite3")} == before
 
 
-def test_the_command_does_not_make_the_shop_that_it_does_not_find(tmp_path: Path, orders: str) -> None:
-    assert run_audit(orders, f"--data={tmp_path / 'nowhere'}") == 2
-
-    assert not (tmp_path / "nowhere").exists()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "1 completed txn",
-        "1\tcompleted",
-        "1\tcompleted\ttxn\tmore",
-        "1\tdone\ttxn",
-        "1\tcompleted\t\udcff",
-    ],
-)
 def test_the_command_refuses_outcomes_with_a_bad_line_and_names_it(
-    data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+    data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = tmp_path / "said.tsv"
-    said.write_text(f"1\tcompleted\ttxn\n{line}\n", errors="surrogateescape")
-
-    assert run_audit(orders, f"--data={data}", f"--outcomes={said}") == 2
-
+    bad_lines = ("1 completed txn", "1\tcompleted", "1\tcompleted\ttxn\tmore", "1\tdone\ttxn", "1\tcompleted\t\udcff")
     reason = "must read order_id<TAB>status<TAB>detail, in UTF-8; a status is one of completed, rejected, failed, "
-    assert capsys.readouterr() == ("", f"audit: {said}: line 2: {reason}cancelled, unknown, started\n")
+
+    for line in bad_lines:
+        said.write_text(f"1\tcompleted\ttxn\n{line}\n", errors="surrogateescape")
+
+        assert run_audit(orders, f"--data={data}", f"--outcomes={said}") == 2
+        assert capsys.readouterr() == ("", f"audit: {said}: line 2: {reason}cancelled, unknown, started\n")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("nowhere.jsonl",),
-        ("{orders}", "--data=nowhere"),
-        ("{orders}", "--data={orders}"),
-        ("{orders}", "--outcomes=nowhere"),
-        ("{orders}", "--outcomes=."),
-    ],
-)
-def test_the_command_refuses_what_it_cannot_read_in_one_sentence(
-    data: Path, orders: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+def test_the_command_refuses_what_it_cannot_read_in_one_sentence_and_makes_no_shop(
+    data: Path, orders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = run_audit(f"--data={data}", *(argument.format(orders=orders) for argument in arguments))
-
-    output, errors = capsys.readouterr()
-    assert (status, output) == (2, "")
-    assert errors.startswith("audit: ")
-    assert len(errors.splitlines()) == 1
+    for arguments in (
+        ("nowhere.jsonl",),
+        (orders, f"--data={tmp_path / 'nowhere'}"),
+        (orders, f"--data={orders}"),
+        (orders, "--outcomes=nowhere"),
+        (orders, "--outcomes=."),
+    ):
+        assert run_audit(f"--data={data}", *arguments) == 2
+        output, errors = capsys.readouterr()
+        assert output == ""
+        assert errors.startswith("audit: ")
+        assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "nowhere").exists()
 
 
 def overwrite(path: Path) -> None:
@@ -484,10 +455,11 @@ def damage_an_index(path: Path) -> None:
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'order_id)', 'digest)') WHERE type = 'index'")
 
 
-@pytest.mark.parametrize("name", ["inventory", "notifications"])
-@pytest.mark.parametrize("spoil", [Path.unlink, overwrite, damage])
+@pytest.mark.parametrize(
+    ("spoil", "name"), [(Path.unlink, "notifications"), (overwrite, "inventory"), (damage, "inventory")]
+)
 def test_the_command_judges_no_shop_of_which_a_file_is_missing_or_damaged(
-    data: Path, orders: str, capsys: pytest.CaptureFixture[str], name: str, spoil: Callable[[Path], None]
+    data: Path, orders: str, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], name: str
 ) -> None:
     spoil(data / f"{name}.sqlite3")
 

@@ -8,10 +8,11 @@ import functools
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
@@ -28,7 +29,7 @@ from plumbing.process import run_and_exit
 from shop.catalogue import Product
 from shop.faults import FaultPlan, parse_faults
 from shop.ledger import Ledger, read_ledger
-from shop.orders import SAMPLE_ORDER, Item, Order, Outcome, Status
+from shop.orders import SAMPLE_ORDER, Item, Order, Outcome
 from shop.shop import ORDERS, Shop
 from shop.stores.location import Location
 from shop.stores.storage import read_only
@@ -143,59 +144,27 @@ def make_order(number: int, chance: random.Random) -> Order:
 
 async def _soak_script(soak: Soak, bar: TaskID) -> list[Violation]:
     options = (f"--data={soak.data}", f"--faults={soak.faults}", f"--concurrency={SCRIPT_CONCURRENCY}")
-    batches = soak.batches()
-    await asyncio.gather(
-        *(
-            _run_lane(soak, f"lane-{lane}", batches, clean_environment(), ("order_processor.py", *options), bar)
-            for lane in range(LANES)
-        )
-    )
+    await _run_lanes(soak, bar, clean_environment(), "order_processor.py", options=options)
     return []
 
 
 async def _soak_durable(soak: Soak, bar: TaskID) -> list[Violation]:
     """Let workers take from the table, and each lane ask for its orders until all have ended."""
-    options = (f"--data={soak.data}", f"--faults={soak.faults}")
+    data = f"--data={soak.data}"
+    working = ("-m", DURABLE_LOOP, "work", data, f"--faults={soak.faults}")
     workers = [
-        Program(soak.directory / f"worker-{number}", clean_environment(), "-m", DURABLE_LOOP, "work", *options)
-        for number in range(LOOP_WORKERS)
+        Program(soak.directory / f"worker-{number}", clean_environment(), *working) for number in range(LOOP_WORKERS)
     ]
-    batches = soak.batches()
-    async with AsyncExitStack() as started:
-        for program in workers:
-            await program.start()
-            started.push_async_callback(program.stop)
-        background = [asyncio.create_task(keep_running(program)) for program in workers]
-        background += [asyncio.create_task(soak.harass(program)) for program in workers]
-        started.push_async_callback(_end, background)
-        await asyncio.gather(*(_ask_lane(soak, f"lane-{lane}", batches, bar) for lane in range(LANES)))
+    async with _harassed(soak, workers):
+        await _run_lanes(
+            soak, bar, clean_environment(), "-m", DURABLE_LOOP, "accept", options=(data,), unsettled="accepted"
+        )
     said = [parse_outcome(line.encode()) for program in workers for line in program.lines()]
     soak.printed = list(dict.fromkeys([*soak.printed, *said]))  # The table and the worker say it: is it the same?
     with read_only(soak.location, ORDERS) as connection:
-        soak.runs.update({row["order_id"]: row["claims"] for row in connection.execute("SELECT * FROM orders")})
+        rows = connection.execute("SELECT * FROM orders").fetchall()
+        soak.runs = Counter({row["order_id"]: row["claims"] for row in rows})
     return []
-
-
-async def _ask_lane(soak: Soak, name: str, batches: Iterator[list[Order]], bar: TaskID) -> None:
-    """Give batches of orders to the loop, again and again until it answers how they ended. It is killed, too."""
-    path = soak.directory / f"{name}.jsonl"
-    program = Program(
-        soak.directory / name, clean_environment(), "-m", DURABLE_LOOP, "accept", str(path), f"--data={soak.data}"
-    )
-    nemesis = asyncio.create_task(soak.harass(program))
-    for batch in batches:
-        left = {order.order_id: order for order in batch}
-        while left:
-            write_orders(path, list(left.values()))
-            program.output.unlink(missing_ok=True)
-            await program.run(BATCH_TIMEOUT_SECONDS)
-            for line in program.lines():
-                if not line.endswith("\taccepted"):
-                    soak.printed.append(parse_outcome(line.encode()))
-                    del left[soak.printed[-1].order_id]
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
-        soak.progress.update(bar, advance=len(batch), description=f"orders, {soak.killed.total()} kills")
-    await _end([nemesis])
 
 
 async def _soak_temporal(soak: Soak, bar: TaskID) -> list[Violation]:
@@ -204,22 +173,24 @@ async def _soak_temporal(soak: Soak, bar: TaskID) -> list[Violation]:
     workers = [
         Worker(soak.directory / f"worker-{number}", settings, soak.data, soak.faults) for number in range(WORKERS)
     ]
-    batches = soak.batches()
-    async with AsyncExitStack() as started:
-        for program in (server, *workers):
-            await program.start()
-            started.push_async_callback(program.stop)
-        background = [asyncio.create_task(keep_running(program)) for program in (server, *workers)]
-        background += [asyncio.create_task(soak.harass(program)) for program in (server, *workers)]
-        background.append(asyncio.create_task(_cancel_some(soak, server)))
-        started.push_async_callback(_end, background)
-        await asyncio.gather(
-            *(_run_lane(soak, f"lane-{lane}", batches, settings, ("run_workflow.py",), bar) for lane in range(LANES))
-        )
+    async with _harassed(soak, [server, *workers], _cancel_some(soak, server)):
+        await _run_lanes(soak, bar, settings, "run_workflow.py")
         return await _judge_histories(soak, server)
 
 
 VERSIONS = {"script": _soak_script, "durable": _soak_durable, "temporal": _soak_temporal}
+
+
+@asynccontextmanager
+async def _harassed(soak: Soak, programs: Sequence[Program], *others: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Start programs; kill each now and then, and start it again; run `others` beside them. End all afterwards."""
+    async with AsyncExitStack() as started:
+        for program in programs:
+            await program.start()
+            started.push_async_callback(program.stop)
+        background = [*map(keep_running, programs), *map(soak.harass, programs), *others]
+        started.push_async_callback(_end, [asyncio.create_task(work) for work in background])
+        yield
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -228,32 +199,43 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks)
 
 
-async def _run_lane(
+async def _run_lanes(
     soak: Soak,
-    name: str,
-    batches: Iterator[list[Order]],
-    environment: dict[str, str],
-    command: tuple[str, ...],
     bar: TaskID,
+    environment: dict[str, str],
+    *command: str,
+    options: tuple[str, ...] = (),
+    unsettled: str = "unknown",
 ) -> None:
-    """Give batches of orders to a version; what was not answered, because the program was killed, is given again."""
-    path = soak.directory / f"{name}.jsonl"
-    program = Program(soak.directory / name, environment, command[0], str(path), *command[1:])
-    nemesis = asyncio.create_task(soak.harass(program))
-    for batch in batches:
-        left = {order.order_id: order for order in batch}
-        while left:
-            write_orders(path, list(left.values()))
-            soak.runs.update(left.keys())
-            program.output.unlink(missing_ok=True)
-            await program.run(BATCH_TIMEOUT_SECONDS)
-            for line in program.lines():
-                order_id, status, detail = line.split("\t")
-                soak.printed.append(Outcome(order_id, Status(status), detail))
-                if status != Status.UNKNOWN.value:  # Left half-done: run it again.
-                    del left[order_id]
-        soak.progress.update(bar, advance=len(batch), description=f"orders, {soak.killed.total()} kills")
-    await _end([nemesis])
+    """Give batches of orders to a program, several at a time. It is killed, too.
+
+    What was not answered, because it was killed, or is still `unsettled`, is given again.
+    """
+    batches = soak.batches()
+
+    async def run_lane(name: str) -> None:
+        path = soak.directory / f"{name}.jsonl"
+        program = Program(soak.directory / name, environment, *command, str(path), *options)
+        nemesis = asyncio.create_task(soak.harass(program))
+        for batch in batches:
+            left = {order.order_id: order for order in batch}
+            while left:
+                write_orders(path, list(left.values()))
+                soak.runs.update(left.keys())
+                program.output.unlink(missing_ok=True)
+                await program.run(BATCH_TIMEOUT_SECONDS)
+                for line in program.lines():
+                    order_id, status = line.split("\t")[:2]
+                    if status != "accepted":  # by the loop, which answers later
+                        soak.printed.append(parse_outcome(line.encode()))
+                    if status != unsettled:
+                        del left[order_id]
+                if unsettled == "accepted":
+                    await asyncio.sleep(ASK_AGAIN_SECONDS)
+            soak.progress.update(bar, advance=len(batch), description=f"orders, {soak.killed.total()} kills")
+        await _end([nemesis])
+
+    await asyncio.gather(*(run_lane(f"lane-{lane}") for lane in range(LANES)))
 
 
 async def _cancel_some(soak: Soak, server: Server) -> None:

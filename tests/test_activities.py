@@ -26,7 +26,7 @@ from shop.ledger import Void, read_ledger
 from shop.orders import Order
 from shop.shop import Shop
 
-ORDER, OTHER = make_order(), make_order("2")
+ORDER, OTHER, REFUNDED = make_order(), make_order("2"), make_order("3")
 BENIGN, UNSPECIFIED = ApplicationErrorCategory.BENIGN, ApplicationErrorCategory.UNSPECIFIED
 
 
@@ -47,45 +47,27 @@ def error_of(error: Exception) -> ApplicationError:
     return raised.value
 
 
-def test_the_four_steps_charge_take_and_mail(shop: Shop) -> None:
-    looked = run(shop, "validate_inventory")
-    before = read_ledger(shop.location)
-    transaction_id = run(shop, "process_payment")
-    run(shop, "update_inventory")
-    run(shop, "send_confirmation")
+def test_each_step_does_what_its_name_says_and_returns_what_the_order_goes_on_by(shop: Shop) -> None:
+    looked, untouched = run(shop, "validate_inventory"), read_ledger(shop.location)
+    transaction_id, *rest = (run(shop, name) for name in ("process_payment", "update_inventory", "send_confirmation"))
+    too_late = run(shop, "void_charge"), run(shop, "void_sale")
+    paid = run(shop, "process_payment", REFUNDED)
+    ended = run(shop, "void_charge", REFUNDED), run(shop, "void_sale", REFUNDED), run(shop, "refund_payment", REFUNDED)
+    never = run(shop, "void_charge", OTHER), run(shop, "note_unsent", OTHER)
 
     ledger = read_ledger(shop.location)
-    assert (looked, before.charges, before.sales, before.voids) == (None, (), (), ())
-    assert [(charge.transaction_id, charge.amount_cents) for charge in ledger.charges] == [
-        (transaction_id, ORDER.total_cents)
+    assert (looked, rest, untouched.charges, untouched.sales, untouched.voids) == (None, [None, None], (), (), ())
+    assert (too_late, ended, never) == ((transaction_id, True), (paid, False, None), (None, None))
+    assert [(charge.transaction_id, charge.refunded) for charge in ledger.charges] == [
+        (transaction_id, False),
+        (paid, True),
     ]
-    assert {(sale.sku, sale.quantity) for sale in ledger.sales} == {("mug", 2), ("coffee-1kg", 1)}
-    assert [(mail.customer_id, mail.sent) for mail in ledger.confirmations] == [("ada", True)]
-
-
-def test_the_calls_that_end_an_order_say_what_it_holds_and_void_what_it_does_not(shop: Shop) -> None:
-    transaction_id = run(shop, "process_payment")
-    run(shop, "update_inventory")
-
-    charged = run(shop, "void_charge"), run(shop, "void_charge", OTHER)
-    sold = run(shop, "void_sale"), run(shop, "void_sale", OTHER)
-
-    assert (charged, sold) == ((transaction_id, None), (True, False))
-    assert sorted(read_ledger(shop.location).voids, key=lambda void: void.step) == [
-        Void("2", "void_charge", OTHER.digest),
-        Void("2", "void_sale", OTHER.digest),
-    ]
-
-
-def test_a_refund_refunds_and_a_note_notes(shop: Shop) -> None:
-    run(shop, "process_payment")
-
-    run(shop, "refund_payment")
-    run(shop, "note_unsent", OTHER)
-
-    ledger = read_ledger(shop.location)
-    assert [charge.refunded for charge in ledger.charges] == [True]
-    assert [(mail.order_id, mail.sent) for mail in ledger.confirmations] == [("2", False)]
+    assert {(sale.order_id, sale.sku, sale.quantity) for sale in ledger.sales} == {
+        ("1", "mug", 2),
+        ("1", "coffee-1kg", 1),
+    }
+    assert [(mail.order_id, mail.sent) for mail in ledger.confirmations] == [("1", True), ("2", False)]
+    assert {*ledger.voids} == {Void("2", "void_charge", OTHER.digest), Void("3", "void_sale", REFUNDED.digest)}
 
 
 def test_the_worker_serves_every_step_under_its_own_name_and_nothing_else(shop: Shop) -> None:
@@ -99,37 +81,23 @@ class FraudSuspected(PaymentDeclined):
 
 
 @pytest.mark.parametrize(
-    ("error", "name", "message"),
+    ("error", "name", "message", "category"),
     [
-        (OrderConflict("no"), "OrderConflict", "no"),
-        (OrderVoided("no"), "OrderVoided", "no"),
-        (OutOfStock("no"), "Refusal", "OutOfStock: no"),
-        (FraudSuspected("no"), "Refusal", "FraudSuspected: no"),
-        (UnknownCustomer("no"), "PermanentError", "UnknownCustomer: no"),
-        (ServiceUnavailable("no"), "ServiceUnavailable", "no"),
-        (ReplyLost("no"), "ReplyLost", "no"),
+        (OrderConflict("no"), "OrderConflict", "no", UNSPECIFIED),
+        (OrderVoided("no"), "OrderVoided", "no", BENIGN),
+        (OutOfStock("no"), "Refusal", "OutOfStock: no", BENIGN),
+        (FraudSuspected("no"), "Refusal", "FraudSuspected: no", BENIGN),
+        (UnknownCustomer("no"), "PermanentError", "UnknownCustomer: no", UNSPECIFIED),
+        (ServiceUnavailable("no"), "ServiceUnavailable", "no", UNSPECIFIED),
+        (ReplyLost("no"), "ReplyLost", "no", UNSPECIFIED),
     ],
 )
-def test_an_error_of_the_shop_has_the_name_that_the_retry_policies_know_and_is_not_final_by_itself(
-    error: ShopError, name: str, message: str
+def test_an_error_of_the_shop_has_the_name_that_the_retry_policies_know_and_only_a_business_no_is_benign(
+    error: ShopError, name: str, message: str, category: ApplicationErrorCategory
 ) -> None:
     raised = error_of(error)
 
-    assert (raised.type, raised.message, raised.non_retryable) == (name, message, False)
-
-
-@pytest.mark.parametrize(
-    ("error", "category"),
-    [
-        (OutOfStock("no"), BENIGN),
-        (OrderVoided("no"), BENIGN),
-        (UnknownCustomer("no"), UNSPECIFIED),
-        (OrderConflict("no"), UNSPECIFIED),
-        (ServiceUnavailable("no"), UNSPECIFIED),
-    ],
-)
-def test_only_a_business_no_is_benign(error: ShopError, category: ApplicationErrorCategory) -> None:
-    assert error_of(error).category is category
+    assert (raised.type, raised.message, raised.category, raised.non_retryable) == (name, message, category, False)
 
 
 def test_a_bug_is_not_taken_for_an_answer_of_the_shop(shop: Shop) -> None:

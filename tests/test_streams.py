@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 
 import pytest
 from conftest import make_order, write_orders
 
 from comparison.stage.processes import ROOT, clean_environment
+from shop.__main__ import main
 from shop.catalogue import Product
 from shop.ledger import read_ledger
 from shop.orders import Outcome, Status
@@ -73,14 +74,18 @@ def test_a_log_that_cannot_be_written_stops_no_order_and_makes_no_noise(data: Pa
 
 
 @pytest.mark.parametrize("command", [("ledger",), ("settle", "1", "--yes"), ("--help",)])
-def test_a_command_of_the_shop_whose_output_has_no_room_says_so(data: Path, command: tuple[str, ...]) -> None:
+def test_a_command_of_the_shop_whose_output_has_no_room_says_so(
+    data: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Shop(data).close()
-    options = () if command == ("--help",) else ("--data", data)
+    monkeypatch.setenv("SHOP_DATA", str(data))
+    monkeypatch.setattr(sys, "argv", ["shop", *command])
 
-    completed = run_with(">/dev/full", "-m", "shop", *command, *options)
+    with open("/dev/full", "w") as full, redirect_stdout(full):
+        status = run_program("shop", main)
 
-    assert completed.returncode == 1
-    assert "shop: standard output cannot be written: No space left on device\n" in completed.stderr
+    assert status == 1
+    assert "shop: standard output cannot be written: No space left on device\n" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_early_is_no_problem(data: Path) -> None:
@@ -100,14 +105,14 @@ def interrupt() -> int:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("main", "status"), [(lambda: 0, 0), (lambda: 1, 1), (exit_with(2), 2), (interrupt, 2)])
+@pytest.mark.parametrize(("run", "status"), [(lambda: 0, 0), (lambda: 1, 1), (exit_with(2), 2), (interrupt, 2)])
 def test_a_program_ends_with_the_status_of_its_main_and_an_interrupted_start_with_2(
-    main: Callable[[], int], status: int, capsys: pytest.CaptureFixture[str]
+    run: Callable[[], int], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_program("program", main) == status
+    assert run_program("program", run) == status
 
     said = capsys.readouterr().err
-    assert said == ("program: interrupted; nothing was started\n" if main is interrupt else "")
+    assert said == ("program: interrupted; nothing was started\n" if run is interrupt else "")
 
 
 def test_a_bug_is_not_taken_for_a_broken_stream() -> None:

@@ -26,19 +26,11 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("main", "status", "output"),
-    [
-        ("print('done') or 3", 3, "done\n"),
-        ("exit(2)", 2, ""),
-        ("__import__('argparse').ArgumentParser().parse_args(['--help'])", 0, "usage"),
-    ],
-)
-def test_a_process_ends_with_its_status_and_all_that_it_has_written(main: str, status: int, output: str) -> None:
+@pytest.mark.parametrize(("main", "status"), [("print('done') or 3", 3), ("print('done') or exit(2)", 2)])
+def test_a_process_ends_with_its_status_and_all_that_it_has_written(main: str, status: int) -> None:
     ended = run(f"run_and_exit(lambda: {main})")
 
-    assert (ended.returncode, ended.stderr) == (status, "")
-    assert ended.stdout.startswith(output)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "done\n", "")
 
 
 def test_an_error_that_nobody_foresaw_is_shown_and_ends_with_1() -> None:

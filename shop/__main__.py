@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,9 @@ from shop.stores.storage import is_there
 from shop.terminal.options import add_shop_arguments, read_shop_options, shop_location
 from shop.terminal.report import describe, held_by
 from shop.terminal.streams import run_program
+
+# An order id that is one of these, or the beginning of one, has to stand behind `--`.
+SETTLE_OPTIONS = ("--data", "--yes", "--help", "-h")
 
 
 class Refused(Exception):
@@ -51,9 +53,10 @@ def show_ledger(arguments: argparse.Namespace) -> None:
 
 def settle(arguments: argparse.Namespace) -> None:
     """Undo an order for good, after asking."""
-    shop, order_id = open_shop(arguments), arguments.order_id
+    order_id = arguments.order_id
     if not IDENTIFIER.fullmatch(order_id):
         raise ValueError(f"ORDER_ID: must match {IDENTIFIER.pattern}, not {order_id!r}")
+    shop = open_shop(arguments)
     ledger = read_ledger(shop.location)
     if order_id in {mail.order_id for mail in ledger.confirmations}:
         raise Refused(f"order {order_id} is complete; nothing is owed")
@@ -122,8 +125,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def behind_dashes(argv: Sequence[str]) -> Sequence[str]:
-    """Put an order id that begins with one dash behind `--`: argparse would take it for an option."""
-    ids = [argument for argument in argv if re.fullmatch("-[^-].*", argument) and argument != "-h"]
+    """Put an order id that begins with a dash behind `--`: argparse would take it for an option."""
+    ids = [argument for argument in argv if argument.startswith("-") and IDENTIFIER.fullmatch(argument)]
+    ids = [order_id for order_id in ids if not any(option.startswith(order_id) for option in SETTLE_OPTIONS)]
     if "--" in argv or not ids:
         return argv
     return [*(argument for argument in argv if argument not in ids), "--", *ids]

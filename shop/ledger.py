@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 from shop.errors import ServiceUnavailable, StoreUnusable
 from shop.stores.location import Location
-from shop.stores.storage import Connection, Row, describe_database, read_only
+from shop.stores.storage import Connection, file_of, read_only
 
 # Kept to judge by, and left out of the printed ledger.
 UNPRINTED = ("digest", "key")
+
+PRODUCTS = "SELECT * FROM products ORDER BY rowid"
+SALES = """
+SELECT order_id, COALESCE(sku, '') AS sku, COALESCE(quantity, 0) AS quantity, restored, idempotency_key AS key, digest
+FROM sales LEFT JOIN sale_items USING (idempotency_key) ORDER BY sales.rowid, sale_items.rowid
+"""
+CHARGES = "SELECT * FROM charges ORDER BY rowid"
+CONFIRMATIONS = "SELECT * FROM confirmations ORDER BY rowid"
+VOIDS = "SELECT *, '{}' AS step FROM voids ORDER BY rowid"
+ATTEMPTS = "SELECT * FROM attempts ORDER BY rowid"
+
+T = TypeVar("T")
 
 
 class NoShop(Exception):
@@ -100,9 +114,7 @@ class Ledger:
 
     def as_document(self) -> dict[str, object]:
         """Return the JSON object that `python -m shop ledger --json` prints."""
-        rows = ("sales", "charges", "confirmations", "voids", "attempts")
-        stock = {sku: asdict(units) for sku, units in self.stock.items()}
-        return {"stock": stock, **{name: [_printed(row) for row in getattr(self, name)] for name in rows}}
+        return asdict(self, dict_factory=lambda row: {name: value for name, value in row if name not in UNPRINTED})
 
 
 def read_ledger(location: Location) -> Ledger:
@@ -112,18 +124,19 @@ def read_ledger(location: Location) -> Ledger:
         NoShop: if a database is missing, damaged, or of another program.
     """
     with _reading(location, "inventory") as inventory:
-        stock = {row["sku"]: Stock(row["initial"], row["now"]) for row in _rows(inventory, "products")}
-        lines = "sales LEFT JOIN sale_items USING (idempotency_key)"
-        sales = [_sale(row) for row in _rows(inventory, lines, "sales.rowid, sale_items.rowid")]
-        voids, attempts = _voids(inventory, "void_sale"), _attempts(inventory)
+        stock = {row["sku"]: Stock(row["initial"], row["now"]) for row in inventory.execute(PRODUCTS)}
+        sales = _rows(inventory, Sale, SALES)
+        voids, attempts = _rows(inventory, Void, VOIDS.format("void_sale")), _rows(inventory, Attempt, ATTEMPTS)
     with _reading(location, "payments") as payments:
-        charges = [_charge(row) for row in _rows(payments, "charges")]
-        voids, attempts = voids + _voids(payments, "void_charge"), attempts + _attempts(payments)
+        charges = _rows(payments, Charge, CHARGES)
+        voids += _rows(payments, Void, VOIDS.format("void_charge"))
+        attempts += _rows(payments, Attempt, ATTEMPTS)
     with _reading(location, "notifications") as notifications:
-        confirmations = [_confirmation(row) for row in _rows(notifications, "confirmations")]
-        voids, attempts = voids + _voids(notifications, "void_confirmation"), attempts + _attempts(notifications)
-    attempts.sort(key=lambda attempt: attempt.at)
-    return Ledger(stock, tuple(sales), tuple(charges), tuple(confirmations), tuple(voids), tuple(attempts))
+        confirmations = _rows(notifications, Confirmation, CONFIRMATIONS)
+        voids += _rows(notifications, Void, VOIDS.format("void_confirmation"))
+        attempts += _rows(notifications, Attempt, ATTEMPTS)
+    by_time = tuple(sorted(attempts, key=lambda attempt: attempt.at))
+    return Ledger(stock, sales, charges, confirmations, voids, by_time)
 
 
 @contextmanager
@@ -132,36 +145,14 @@ def _reading(location: Location, service: str) -> Iterator[Connection]:
         with read_only(location, service) as connection:
             yield connection
     except (ServiceUnavailable, StoreUnusable, LookupError, ValueError) as error:
-        raise NoShop(f"{describe_database(location, service)} cannot be read: {error}") from error
+        where = file_of(location, service) if isinstance(location, Path) else f"{location}, schema {service}"
+        raise NoShop(f"{where} cannot be read: {error}") from error
 
 
-def _rows(connection: Connection, table: str, order: str = "rowid") -> Iterator[Row]:
-    rows: Iterator[Row] = iter(connection.execute(f"SELECT * FROM {table} ORDER BY {order}"))
-    return rows
-
-
-def _sale(row: Row) -> Sale:
-    key, digest = row["idempotency_key"], row["digest"]
-    return Sale(row["order_id"], row["sku"] or "", row["quantity"] or 0, bool(row["restored"]), key, digest)
-
-
-def _charge(row: Row) -> Charge:
-    refunded, digest = bool(row["refunded"]), row["digest"]
-    return Charge(row["order_id"], row["transaction_id"], row["amount_cents"], row["currency"], refunded, digest)
-
-
-def _confirmation(row: Row) -> Confirmation:
-    return Confirmation(row["order_id"], row["customer_id"], bool(row["sent"]), row["digest"])
-
-
-def _voids(connection: Connection, step: str) -> list[Void]:
-    return [Void(row["order_id"], step, row["digest"]) for row in _rows(connection, "voids")]
-
-
-def _attempts(connection: Connection) -> list[Attempt]:
-    columns = ("step", "order_id", "attempt", "outcome", "pid", "at")
-    return [Attempt(*(row[column] for column in columns)) for row in _rows(connection, "attempts")]
-
-
-def _printed(row: Sale | Charge | Confirmation | Void | Attempt) -> dict[str, object]:
-    return {name: value for name, value in asdict(row).items() if name not in UNPRINTED}
+def _rows(connection: Connection, kind: type[T], query: str) -> tuple[T, ...]:
+    """Return what a query finds; its columns are named as the fields of `kind`. SQLite has no bool of its own."""
+    types = get_type_hints(kind)
+    return tuple(
+        kind(**{name: bool(row[name]) if types[name] is bool else row[name] for name in types})
+        for row in connection.execute(query)
+    )

@@ -6,7 +6,6 @@ A plan is written as `process_payment:unavailable*2,send_confirmation:lost_reply
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 import signal
@@ -29,12 +28,11 @@ Step = Literal[
 ]
 STEPS: tuple[Step, ...] = get_args(Step)
 RANDOM_KINDS = ("unavailable", "lost_reply", "crash_before", "crash_after")
-MAX_SLOW_SECONDS = 3600
 
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_NUMBER = r"[0-9]{1,4}(?:\.[0-9]+)?"
 _FAULT = re.compile(
     rf"(?P<step>[a-z_]+):(?P<kind>unavailable|lost_reply|crash_before|crash_after|slow\((?P<seconds>{_NUMBER})\))"
-    r"(\*(?P<times>inf|[0-9]+))?"
+    r"(\*(?P<times>inf|[1-9][0-9]*))?"
 )
 _RANDOM = re.compile(rf"random\((?P<rate>{_NUMBER}),(?P<seed>[0-9]{{1,19}})\)")
 
@@ -100,54 +98,35 @@ class FaultPlan:
                 earlier += part.times
                 if attempt <= earlier:
                     return part.fault
-        return self._random_fault(step, order_id, attempt)
-
-    def _random_fault(self, step: str, order_id: str, attempt: int) -> Fault:
         digest = hashlib.sha256(f"{self.random_seed}/{order_id}/{step}/{attempt}".encode()).digest()
-        if int.from_bytes(digest[:8], "big") / 2**64 >= self.random_rate:
-            return Fault()
-        return Fault(RANDOM_KINDS[digest[8] % len(RANDOM_KINDS)])
+        if int.from_bytes(digest[:8], "big") / 2**64 < self.random_rate:
+            return Fault(RANDOM_KINDS[digest[8] % len(RANDOM_KINDS)])
+        return Fault()
 
 
 def parse_faults(spec: str) -> FaultPlan:
     """Read a fault plan; an empty one means that nothing goes wrong.
 
     Raises:
-        InvalidFaultSpec: if it cannot be read, or if a part could never strike.
+        InvalidFaultSpec: if it cannot be read.
     """
     spec = spec.strip()
-    if not spec:
-        return FaultPlan()
     if spec.startswith("random"):
-        return _parse_random(spec)
-    planned: list[PlannedFault] = []
-    for part in spec.split(","):
-        fault = _parse_planned(part.strip())
-        if any(earlier.step == fault.step and earlier.times == math.inf for earlier in planned):
-            raise InvalidFaultSpec(f"{part!r}: never strikes, because the fault before it strikes every attempt")
-        planned.append(fault)
-    return FaultPlan(tuple(planned))
-
-
-def _parse_random(spec: str) -> FaultPlan:
-    match = _RANDOM.fullmatch(spec.replace(" ", ""))
-    if not match or float(match["rate"]) > 1:
-        raise InvalidFaultSpec(f"{spec!r}: must read random(RATE,SEED), RATE from 0 to 1 and SEED a whole number")
-    return FaultPlan(random_rate=float(match["rate"]), random_seed=int(match["seed"]))
+        match = _RANDOM.fullmatch(spec.replace(" ", ""))
+        if not match or float(match["rate"]) > 1:
+            raise InvalidFaultSpec(f"{spec!r}: must read random(RATE,SEED), RATE from 0 to 1 and SEED a whole number")
+        return FaultPlan(random_rate=float(match["rate"]), random_seed=int(match["seed"]))
+    return FaultPlan(tuple(_parse_planned(part.strip()) for part in spec.split(",")) if spec else ())
 
 
 def _parse_planned(part: str) -> PlannedFault:
     match = _FAULT.fullmatch(part)
     if not match:
         raise InvalidFaultSpec(
-            f"{part!r}: must read STEP:FAULT or STEP:FAULT*N, FAULT one of "
+            f"{part!r}: must read STEP:FAULT or STEP:FAULT*N, N from 1 or inf, FAULT one of "
             "unavailable, lost_reply, slow(SECONDS), crash_before, crash_after"
         )
     if match["step"] not in STEPS:
         raise InvalidFaultSpec(f"{part!r}: the step must be one of {', '.join(STEPS)}")
-    seconds, times = float(match["seconds"] or 0), float(match["times"] or 1)
-    if seconds > MAX_SLOW_SECONDS:
-        raise InvalidFaultSpec(f"{part!r}: SECONDS must be a number from 0 to {MAX_SLOW_SECONDS}")
-    if times < 1:
-        raise InvalidFaultSpec(f"{part!r}: N must be at least 1, or inf")
-    return PlannedFault(match["step"], Fault(match["kind"].partition("(")[0], seconds), times)
+    fault = Fault(match["kind"].partition("(")[0], float(match["seconds"] or 0))
+    return PlannedFault(match["step"], fault, float(match["times"] or 1))

@@ -16,7 +16,7 @@ from conftest import make_order
 
 from comparison.stage.processes import wait_until
 from shop.errors import ReplyLost, ServiceUnavailable
-from shop.faults import RANDOM_KINDS, STEPS, Fault, InvalidFaultSpec, parse_faults
+from shop.faults import RANDOM_KINDS, STEPS, InvalidFaultSpec, parse_faults
 from shop.ledger import Ledger, read_ledger
 from shop.orders import Order
 from shop.shop import Shop
@@ -99,13 +99,6 @@ def test_faults_of_a_step_follow_one_another_in_the_order_written(spec: str, exp
     assert kinds(spec, "process_payment", len(expected)) == expected
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_every_step_void_refund_and_note_can_be_struck_for_ever(step: str) -> None:
-    plan = parse_faults(f"{step}:slow(0.25)*inf")
-
-    assert plan.fault_for(step, "1", 1_000_000) == Fault("slow", 0.25)
-
-
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
@@ -116,10 +109,12 @@ def test_every_step_void_refund_and_note_can_be_struck_for_ever(step: str) -> No
                 "process_payment:explode",
                 "process_payment:Unavailable",
                 "process_payment:unavailable*-1",
+                "process_payment:unavailable*0",
                 "process_payment:unavailable*1.5",
                 "process_payment:unavailable(1)",
                 "process_payment:slow",
                 "process_payment:slow(inf)",
+                "process_payment:slow(99999999999)",
                 "process_payment:slow(1.2.3)",
                 "process_payment:unavailable,",
                 "process_payment:unavailable,random(0.1,7)",
@@ -127,9 +122,6 @@ def test_every_step_void_refund_and_note_can_be_struck_for_ever(step: str) -> No
         ),
         ("ship_parcel:unavailable", "the step must be one of validate_inventory, .*void_charge, .*note_unsent"),
         ("void_confirmation:unavailable", "the step must be one of"),
-        ("process_payment:slow(3601)", "SECONDS must be a number from 0 to 3600"),
-        ("process_payment:unavailable*0", "N must be at least 1, or inf"),
-        ("process_payment:unavailable*inf,process_payment:lost_reply", "'process_payment:lost_reply': never strikes"),
         *(
             (spec, r"must read random\(RATE,SEED\)")
             for spec in (
@@ -144,7 +136,7 @@ def test_every_step_void_refund_and_note_can_be_struck_for_ever(step: str) -> No
         ("random(0.1," + "9" * 5_000 + ")", r"must read random\(RATE,SEED\)"),
     ],
 )
-def test_a_plan_that_cannot_be_read_or_could_never_strike_is_refused(spec: str, reason: str) -> None:
+def test_a_plan_that_cannot_be_read_is_refused(spec: str, reason: str) -> None:
     with pytest.raises(InvalidFaultSpec, match=reason):
         parse_faults(spec)
 
@@ -180,35 +172,27 @@ def test_random_faults_are_drawn_from_seed_order_step_and_attempt_alone() -> Non
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_unavailable_refuses_before_any_effect(tmp_path: Path, step: str) -> None:
+def test_unavailable_refuses_before_any_effect_and_lost_reply_hides_one_to_which_a_repeat_adds_nothing(
+    tmp_path: Path, step: str
+) -> None:
     order = make_order()
     prepare(tmp_path, step, order)
-    before = read_ledger(tmp_path)
+    before = effects_in(read_ledger(tmp_path))
 
-    with shop_with(tmp_path, f"{step}:unavailable") as shop, pytest.raises(ServiceUnavailable):
-        call(shop, step, order)
-
-    after = read_ledger(tmp_path)
-    assert effects_in(after) == effects_in(before)
-    assert tried(after, step, "1") == ["ServiceUnavailable"]
-
-
-@pytest.mark.parametrize("step", STEPS_WITH_EFFECT)
-def test_lost_reply_hides_an_effect_that_is_committed_and_a_repeat_adds_none(tmp_path: Path, step: str) -> None:
-    order = make_order()
-    prepare(tmp_path, step, order)
-    before = read_ledger(tmp_path)
-
-    with shop_with(tmp_path, f"{step}:lost_reply") as shop:
+    with shop_with(tmp_path, f"{step}:unavailable,{step}:lost_reply") as shop:
+        with pytest.raises(ServiceUnavailable):
+            call(shop, step, order)
+        refused = effects_in(read_ledger(tmp_path))
         with pytest.raises(ReplyLost):
             call(shop, step, order)
-        struck = read_ledger(shop.location)
+        struck = effects_in(read_ledger(tmp_path))
         call(shop, step, order)
 
     after = read_ledger(tmp_path)
-    assert effects_in(struck) != effects_in(before)
-    assert effects_in(after) == effects_in(struck)
-    assert tried(after, step, "1") == ["ReplyLost", "ok"]
+    assert refused == before
+    assert (struck != before) == (step in STEPS_WITH_EFFECT)
+    assert effects_in(after) == struck
+    assert tried(after, step, "1") == ["ServiceUnavailable", "ReplyLost", "ok"]
 
 
 def test_slow_waits_before_an_effect_that_then_happens_and_no_thread_is_made_for_it(tmp_path: Path) -> None:
@@ -221,7 +205,7 @@ def test_slow_waits_before_an_effect_that_then_happens_and_no_thread_is_made_for
     assert tried(read_ledger(tmp_path), "process_payment", "1") == ["ok"]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["validate_inventory", "process_payment", "void_sale"])
 async def test_a_call_that_is_too_slow_is_given_up_in_time_and_lands_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -298,19 +282,24 @@ def test_a_call_over_a_network_holds_no_transaction_and_is_told_its_deadline(sho
     assert tried(read_ledger(shop.location), "process_payment", "1") == ["ok"]
 
 
-@pytest.mark.parametrize("fault", ["crash_before", "crash_after"])
 @pytest.mark.parametrize("step", STEPS_WITH_EFFECT)
-def test_a_crash_kills_the_process_before_or_after_the_effect(tmp_path: Path, step: str, fault: str) -> None:
-    order = make_order()
-    prepare(tmp_path, step, order)
-    before = read_ledger(tmp_path)
+def test_a_crash_kills_the_process_before_or_after_the_effect_and_the_plan_goes_on_after_a_restart(
+    tmp_path: Path, step: str
+) -> None:
+    prepare(tmp_path, step, make_order())
+    seen = [effects_in(read_ledger(tmp_path))]
+    statuses = []
 
-    status = call_in_a_process(tmp_path, step, f"{step}:{fault}", order)
+    for _ in range(3):
+        statuses.append(call_in_a_process(tmp_path, step, f"{step}:crash_before,{step}:crash_after", make_order()))
+        seen.append(effects_in(read_ledger(tmp_path)))
 
-    after = read_ledger(tmp_path)
-    assert status == -9
-    assert (effects_in(after) != effects_in(before)) == (fault == "crash_after")
-    assert tried(after, step, "1") == ["started"]
+    before, crashed_before, crashed_after, repeated = seen
+    assert statuses == [-9, -9, 0]
+    assert crashed_before == before
+    assert crashed_after != before
+    assert repeated == crashed_after
+    assert tried(read_ledger(tmp_path), step, "1") == ["started", "started", "ok"]
 
 
 def test_a_plan_strikes_every_order_anew(tmp_path: Path) -> None:
@@ -324,15 +313,3 @@ def test_a_plan_strikes_every_order_anew(tmp_path: Path) -> None:
     assert (
         tried(ledger, "process_payment", "1") == tried(ledger, "process_payment", "2") == ["ServiceUnavailable", "ok"]
     )
-
-
-def test_a_plan_goes_on_counting_after_a_restart(tmp_path: Path) -> None:
-    spec = "process_payment:crash_before,process_payment:crash_after"
-
-    statuses = [call_in_a_process(tmp_path, "process_payment", spec, make_order()) for _ in range(3)]
-
-    ledger = read_ledger(tmp_path)
-    assert statuses == [-9, -9, 0]
-    assert tried(ledger, "process_payment", "1") == ["started", "started", "ok"]
-    assert len({attempt.pid for attempt in ledger.attempts}) == 3
-    assert len(ledger.charges) == 1

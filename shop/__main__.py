@@ -26,7 +26,7 @@ SETTLE_OPTIONS = ("--data", "--yes", "--help", "-h")
 
 
 class Refused(Exception):
-    """The command cannot be carried out; the message says why and what to do."""
+    """Nobody has confirmed the command."""
 
 
 def load(arguments: argparse.Namespace) -> None:
@@ -34,10 +34,7 @@ def load(arguments: argparse.Namespace) -> None:
     directory = Path(arguments.directory)
     products, customers = read_products(directory / "stock.csv"), read_customers(directory / "customers.csv")
     shop = open_shop(arguments)
-    try:
-        shop.inventory.replace_products(products)
-    except ShopInUse as error:
-        raise Refused(f"{error}; empty the shop first: python -m shop reset") from error
+    shop.inventory.replace_products(products)
     shop.notifications.replace_customers(customers)
     print(f"loaded {len(products)} products and {len(customers)} customers")
 
@@ -59,15 +56,12 @@ def settle(arguments: argparse.Namespace) -> None:
     shop = open_shop(arguments)
     ledger = read_ledger(shop.location)
     if order_id in {mail.order_id for mail in ledger.confirmations}:
-        raise Refused(f"order {order_id} is complete; nothing is owed")
+        raise AlreadyConfirmed(f"order {order_id} is complete; nothing is owed")
     held = ", ".join(held_by(order_id, ledger)) or "holds nothing"
     print(f"order {order_id}: {held}; to be voided for good", file=sys.stderr)
     print("only for an order that nobody works on: no script, no open workflow", file=sys.stderr)
     confirm("Settle it? [y/N] ", is_confirmed=arguments.yes)
-    try:
-        shop.settle(order_id)
-    except AlreadyConfirmed as error:  # in the meantime
-        raise Refused(str(error)) from error
+    shop.settle(order_id)
     print(f"order {order_id}: holds no charge and no stock, and never will")
 
 
@@ -141,7 +135,7 @@ def main() -> int:
     except (ValueError, StoreUnusable, NoShop) as error:
         print(f"shop: {error}", file=sys.stderr)
         return 2
-    except (Refused, ShopError) as error:
+    except (Refused, ShopInUse, AlreadyConfirmed, ShopError) as error:
         print(f"shop: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 from shop.catalogue import CUSTOMERS, PRODUCTS
 from shop.faults import FaultPlan
+from shop.orders import Order
 from shop.services import attempts, inventory, keys, notifications, payments, stock
 from shop.services.attempts import Attempts
 from shop.services.inventory import Inventory
-from shop.services.keys import IdempotencyKeys
+from shop.services.keys import fresh_key, stable_key
 from shop.services.notifications import Notifications
 from shop.services.payments import Payments
-from shop.stores.location import Location, name_of
+from shop.stores.location import Location
 from shop.stores.storage import Database, is_there, open_database
 
 # A program may keep the orders that it has accepted beside the services, in a database of this name.
@@ -30,15 +33,12 @@ class Shop:
             ServiceUnavailable: if another program keeps a database locked.
         """
         self.location = location
-        plan = faults or FaultPlan()
-        idempotency_keys = IdempotencyKeys(keys_enabled)
-
         self.databases: list[Database] = []
 
-        def service(name: str, schema: str) -> tuple[Database, Attempts, IdempotencyKeys]:
+        def service(name: str, schema: str) -> tuple[Database, Attempts, Callable[[Order], str]]:
             database = open_database(location, name, schema + keys.SCHEMA + attempts.SCHEMA)
             self.databases.append(database)
-            return database, Attempts(name, database, plan), idempotency_keys
+            return database, Attempts(name, database, faults or FaultPlan()), stable_key if keys_enabled else fresh_key
 
         self.inventory = Inventory(*service("inventory", stock.SCHEMA + inventory.SCHEMA))
         self.payments = Payments(*service("payments", payments.SCHEMA))
@@ -47,8 +47,8 @@ class Shop:
 
     @property
     def name(self) -> str:
-        """Return what to call the shop in logs and in the UI."""
-        return name_of(self.location)
+        """Return what to call the shop in logs and in the UI: the same wherever one stands."""
+        return str(self.location.resolve() if isinstance(self.location, Path) else self.location)
 
     def close(self) -> None:
         """Close the three databases."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shop.catalogue import Product
 from shop.orders import Order
 from shop.services.attempts import Attempts
-from shop.services.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
+from shop.services.keys import is_voided, leave_tombstone, refuse_voided, rows_of
 from shop.services.stock import change_stock, insert_products, refuse_shortage
-from shop.stores.storage import Connection, Database, Row
+from shop.stores.storage import Connection, Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sales (
@@ -42,7 +42,7 @@ class Inventory:
 
     database: Database
     attempts: Attempts
-    keys: IdempotencyKeys
+    key_for: Callable[[Order], str]
 
     def validate_inventory(self, order: Order) -> None:
         """Check whether the stock suffices. Changes nothing: another order may still take the last item first.
@@ -55,8 +55,8 @@ class Inventory:
         """
 
         def look(connection: Connection) -> None:
-            sales = _sales_of(connection, order)
-            refuse_voided(connection, order, is_undone=_is_restored(sales))
+            sales = rows_of(connection, "sales", order)
+            refuse_voided(connection, order, is_undone=any(sale["restored"] for sale in sales))
             if not sales:
                 refuse_shortage(connection, order)
 
@@ -71,9 +71,9 @@ class Inventory:
         """
 
         def take(connection: Connection) -> None:
-            sales = _sales_of(connection, order)
-            refuse_voided(connection, order, is_undone=_is_restored(sales))
-            key = self.keys.key_for(order)
+            sales = rows_of(connection, "sales", order)
+            refuse_voided(connection, order, is_undone=any(sale["restored"] for sale in sales))
+            key = self.key_for(order)
             if key in [sale["idempotency_key"] for sale in sales]:
                 return
             refuse_shortage(connection, order)
@@ -97,10 +97,10 @@ class Inventory:
         """
 
         def void(connection: Connection) -> bool:
-            sales = _sales_of(connection, order)
+            sales = rows_of(connection, "sales", order)
             if not sales and not is_voided(connection, order):
                 leave_tombstone(connection, order.order_id, order.digest)
-            return bool(sales) and not _is_restored(sales)
+            return bool(sales) and not any(sale["restored"] for sale in sales)
 
         return self.attempts.attempt("void_sale", order.order_id, void)
 
@@ -135,25 +135,9 @@ class Inventory:
         """
         with self.database.transaction() as connection:
             if connection.execute("SELECT 1 FROM attempts").fetchone():
-                raise ShopInUse("orders have been processed on this stock")
+                raise ShopInUse("orders have been processed on this stock; empty the shop first: python -m shop reset")
             connection.execute("DELETE FROM products")
             insert_products(connection, products)
-
-
-def _sales_of(connection: Connection, order: Order) -> list[Row]:
-    """Return the sales of an order: at most one, unless the keys are off.
-
-    Raises:
-        OrderConflict: if another order with the same id took something.
-    """
-    sales: list[Row] = connection.execute("SELECT * FROM sales WHERE order_id = ?", (order.order_id,)).fetchall()
-    for sale in sales:
-        refuse_conflict(order, sale["digest"])
-    return sales
-
-
-def _is_restored(sales: list[Row]) -> bool:
-    return any(sale["restored"] for sale in sales)
 
 
 def _put_back(connection: Connection, key: str) -> None:

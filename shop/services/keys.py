@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 
 from shop.errors import OrderConflict, OrderVoided
 from shop.orders import Order
-from shop.stores.storage import Connection
+from shop.stores.storage import Connection, Row
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS voids (
@@ -17,19 +16,26 @@ CREATE TABLE IF NOT EXISTS voids (
 """
 
 
-@dataclass(frozen=True)
-class IdempotencyKeys:
-    """Makes the key of an effect.
+def stable_key(order: Order) -> str:
+    """Return the order id, and not the run nor the attempt: those change when an order is run again."""
+    return order.order_id
 
-    The key is the order id: not the run and not the attempt, which change when an order is run again. Switched off
-    (for one experiment only), every call gets a fresh key, as if the service knew none.
+
+def fresh_key(order: Order) -> str:
+    """Return another key for every call, as if the service knew none. For one experiment only."""
+    return f"{order.order_id}/{uuid.uuid4()}"
+
+
+def rows_of(connection: Connection, table: str, order: Order) -> list[Row]:
+    """Return what a service has recorded for an order, oldest first: at most one row, unless the keys are off.
+
+    Raises:
+        OrderConflict: if it is of another order with the same id.
     """
-
-    enabled: bool = True
-
-    def key_for(self, order: Order) -> str:
-        """Return the key under which a service records its effect for this order."""
-        return order.order_id if self.enabled else f"{order.order_id}/{uuid.uuid4()}"
+    rows = connection.execute(f"SELECT * FROM {table} WHERE order_id = ? ORDER BY rowid", (order.order_id,)).fetchall()
+    for row in rows:
+        refuse_conflict(order, row["digest"])
+    return list(rows)
 
 
 def refuse_conflict(order: Order, recorded_digest: str) -> None:

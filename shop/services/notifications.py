@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shop.catalogue import Customer
 from shop.errors import UnknownCustomer
 from shop.orders import Order
 from shop.services.attempts import Attempts
-from shop.services.keys import IdempotencyKeys, leave_tombstone, refuse_conflict, refuse_voided
+from shop.services.keys import leave_tombstone, refuse_voided, rows_of
 from shop.stores.storage import Connection, Database
 
 SCHEMA = """
@@ -42,7 +42,7 @@ class Notifications:
 
     database: Database
     attempts: Attempts
-    keys: IdempotencyKeys
+    key_for: Callable[[Order], str]
 
     def send_confirmation(self, order: Order) -> None:
         """Mail the customer, once.
@@ -55,7 +55,7 @@ class Notifications:
             _refuse_other(connection, order)
             if not connection.execute("SELECT 1 FROM customers WHERE customer_id = ?", (order.customer_id,)).fetchone():
                 raise UnknownCustomer(f"{order.customer_id}: no such customer")
-            _record(connection, order, self.keys.key_for(order), sent=True)
+            _record(connection, order, self.key_for(order), sent=True)
 
         self.attempts.attempt("send_confirmation", order.order_id, send)
 
@@ -96,8 +96,7 @@ class Notifications:
 
 
 def _refuse_other(connection: Connection, order: Order) -> None:
-    for row in connection.execute("SELECT digest FROM confirmations WHERE order_id = ?", (order.order_id,)).fetchall():
-        refuse_conflict(order, row["digest"])
+    rows_of(connection, "confirmations", order)
     refuse_voided(connection, order)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shop.errors import PaymentDeclined, UnknownPaymentToken
 from shop.orders import Order
 from shop.services.attempts import Attempts
-from shop.services.keys import IdempotencyKeys, is_voided, leave_tombstone, refuse_conflict, refuse_voided
-from shop.stores.storage import Connection, Database, Row
+from shop.services.keys import is_voided, leave_tombstone, refuse_voided, rows_of
+from shop.stores.storage import Connection, Database
 
 # The names follow Stripe's test tokens: https://docs.stripe.com/testing
 ACCEPTED_TOKENS = ("tok_visa", "tok_mastercard")
@@ -38,7 +39,7 @@ class Payments:
 
     database: Database
     attempts: Attempts
-    keys: IdempotencyKeys
+    key_for: Callable[[Order], str]
 
     def process_payment(self, order: Order) -> str:
         """Charge the order's total, once, and return the transaction id.
@@ -49,9 +50,9 @@ class Payments:
         """
 
         def charge(connection: Connection) -> str:
-            charges = _charges_of(connection, order)
+            charges = rows_of(connection, "charges", order)
             refuse_voided(connection, order, is_undone=any(earlier["refunded"] for earlier in charges))
-            key = self.keys.key_for(order)
+            key = self.key_for(order)
             for earlier in charges:
                 if earlier["idempotency_key"] == key:
                     return str(earlier["transaction_id"])
@@ -74,7 +75,7 @@ class Payments:
         """
 
         def void(connection: Connection) -> str | None:
-            charges = _charges_of(connection, order)
+            charges = rows_of(connection, "charges", order)
             if charges:
                 return str(charges[0]["transaction_id"])
             if not is_voided(connection, order):
@@ -90,7 +91,7 @@ class Payments:
         """
 
         def refund(connection: Connection) -> None:
-            _charges_of(connection, order)
+            rows_of(connection, "charges", order)  # refuses to refund another order with the same id
             _refund(connection, order.order_id)
 
         self.attempts.attempt("refund_payment", order.order_id, refund)
@@ -103,20 +104,6 @@ class Payments:
                 leave_tombstone(connection, order_id, digest=None)
 
         self.attempts.attempt("refund_payment", order_id, undo)
-
-
-def _charges_of(connection: Connection, order: Order) -> list[Row]:
-    """Return the charges of an order, oldest first: at most one, unless the keys are off.
-
-    Raises:
-        OrderConflict: if another order with the same id was charged.
-    """
-    charges: list[Row] = connection.execute(
-        "SELECT * FROM charges WHERE order_id = ? ORDER BY rowid", (order.order_id,)
-    ).fetchall()
-    for charge in charges:
-        refuse_conflict(order, charge["digest"])
-    return charges
 
 
 def _refund(connection: Connection, order_id: str) -> int:

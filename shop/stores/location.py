@@ -71,8 +71,3 @@ def _are_settings(text: str) -> bool:
     """Tell whether all of it is settings that name a database, and none that is shown may hold a part of a password."""
     places = [value for name, value in _SETTING.findall(text) if name in _PLACES]
     return bool(places) and not _SETTING.sub("", text) and not any(re.search("[@=]|://", value) for value in places)
-
-
-def name_of(location: Location) -> str:
-    """Return what to call a shop in logs and in the UI: the same wherever one stands."""
-    return str(location.resolve() if isinstance(location, Path) else location)

@@ -28,8 +28,7 @@ from shop.errors import ServiceUnavailable, ShopError, StoreUnusable, TransientE
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.shop import ORDERS, Shop
-from shop.stores.location import Location
-from shop.stores.storage import Database, open_database, read_only
+from shop.stores.storage import Database, open_database
 from shop.terminal.options import add_shop_arguments, read_shop_options
 from shop.terminal.streams import Results, run_program
 
@@ -140,22 +139,6 @@ class OrderTable:
             return connection.execute("SELECT 1 FROM orders WHERE status IS NULL LIMIT 1").fetchone() is not None
 
 
-def open_table(location: Location) -> OrderTable:
-    """Open the table; make it if it is not there.
-
-    Raises:
-        StoreUnusable: if that is not possible, or if every claim would fail on the table that is there.
-    """
-    database = open_database(location, ORDERS, SCHEMA)
-    try:
-        with read_only(location, ORDERS) as connection:  # It waits for no lock.
-            connection.execute("SELECT document, status, detail, claims, returns, leased_until FROM orders LIMIT 1")
-    except ServiceUnavailable as error:
-        advice = "one of an earlier version is to be dropped when all its orders have ended"
-        raise StoreUnusable(f"the table of orders cannot be used: {error}; {advice}") from error
-    return OrderTable(database)
-
-
 def accept_all(orders: list[Order], table: OrderTable) -> int:
     """Store orders, print where each stands, and return the exit status."""
     results = Results()
@@ -225,7 +208,7 @@ def main() -> int:
     try:
         options = read_shop_options(arguments, os.environ)
         orders = load_orders(arguments.orders) if arguments.command == "accept" else []
-        table = open_table(options.location)
+        table = OrderTable(open_database(options.location, ORDERS, SCHEMA))
         if arguments.command == "accept":
             return accept_all(orders, table)
         shop, stopping = options.open(), threading.Event()

@@ -23,7 +23,7 @@ from comparison.judge.audit import audit
 from comparison.judge.command import parse_outcome
 from comparison.stage.processes import ROOT, clean_environment
 from examples import durable_loop
-from examples.durable_loop import LEASE_SECONDS, MAXIMUM_DEATHS, SCHEMA, Claim, OrderTable, open_table
+from examples.durable_loop import LEASE_SECONDS, MAXIMUM_DEATHS, SCHEMA, Claim, OrderTable
 from order_processor import process_order
 from shop.faults import parse_faults
 from shop.ledger import Attempt, read_ledger
@@ -289,7 +289,7 @@ def test_a_worker_waits_until_the_table_can_be_reached_again(
 
 def test_a_worker_starts_while_the_table_is_locked(location: Location, table: OrderTable) -> None:
     with locked(location):
-        opened = open_table(location)
+        opened = OrderTable(open_database(location, ORDERS, SCHEMA))
 
     with closing(opened.database):
         assert opened.has_open_orders()

@@ -19,7 +19,8 @@ _SETTING = re.compile(rf"\s*(\w+)\s*=\s*({_VALUE})(?:\s+|\Z)", re.DOTALL)
 # What is meant to be settings or a URL, whether or not it can be read: a folder of that name would tell the password.
 # What begins with a dot, a slash or ~ is a folder, unless it is the rest of a URL.
 _NO_FOLDER = re.compile(
-    r"\s*\w[\w ]*=|[^./~].*\b(?:pass\w*|pwd)\s*[=:]|.*://|(?://)?[^/]*:.*@|\s*(?:jdbc:)?postgres(?:ql)?:",
+    r"\s*\w[\w ]*=|[^./~].*\b(?:pass\w*|pwd)\s*[=:]|.*://|(?://)?[^/]*:.*@|\s*(?:jdbc:)?postgres(?:ql)?:"
+    r"|(?://)?[^./~][^/]*:[0-9]+(?:[/?]|\Z)",  # a host with a port
     re.DOTALL | re.IGNORECASE,
 )
 # The settings that tell which database it is. One of the others is the password.
@@ -62,7 +63,7 @@ def parse_location(text: str, connections: int = CONNECTIONS) -> Location:
     if not (_URL.fullmatch(text) or _are_settings(text)):
         raise ValueError(
             "the URL of a shop must read postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for special characters"
-            " (or: host=HOST dbname=DATABASE user=USER password='PASSWORD'; a folder with = in its name: ./NAME)"
+            " (or: host=HOST dbname=DATABASE user=USER password='PASSWORD'; a folder with = or : in its name: ./NAME)"
         )
     return PostgresUrl(text, connections)
 

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
@@ -21,7 +21,6 @@ from shop.stores.location import PostgresUrl
 try:
     import psycopg
     from psycopg import errors
-    from psycopg.conninfo import conninfo_to_dict
     from psycopg.pq import TransactionStatus
     from psycopg.rows import DictRow, dict_row
     from psycopg_pool import ConnectionPool, PoolTimeout
@@ -53,7 +52,7 @@ T = TypeVar("T")
 
 
 class Connection(psycopg.Connection[DictRow]):
-    """A connection whose server may be silent until the deadline of the call. psycopg itself waits for ever."""
+    """Takes the SQL of the services, and waits for its server until the deadline of a call. psycopg waits for ever."""
 
     failures: ClassVar[dict[str, str]] = {}  # why the last one could not be made: a pool tells that to its log only
     made_at = 0.0
@@ -62,18 +61,27 @@ class Connection(psycopg.Connection[DictRow]):
     @classmethod
     def connect(cls, conninfo: str = "", **settings: Any) -> Connection:  # Any: as psycopg takes them
         """Connect as psycopg does, wait for a session, and say nothing of a password."""
+        begun_at = time.monotonic()  # What is set for a session, it learns at its beginning.
         try:
-            conninfo_to_dict(conninfo)
-        except psycopg.Error:  # Its message may hold the password.
-            raise psycopg.OperationalError("the URL has a setting that is unknown, or a %XX that is none") from None
-        try:
-            connection = super().connect(conninfo, **{**SETTINGS, **settings})
+            connection = super().connect(conninfo, **SETTINGS, **settings)
+            connection.made_at = begun_at
             connection._wait_for_session()
         except psycopg.Error as error:
+            if type(error) is psycopg.ProgrammingError:  # psycopg's own; its message may hold the password.
+                error = psycopg.OperationalError("the URL has a setting that is unknown, or a %XX that is none")
             cls.failures[conninfo] = reason_of(error)
-            raise
+            raise error from None
         cls.failures.pop(conninfo, None)
         return connection
+
+    # Any: as psycopg takes them
+    def execute(self, query: Any, params: Any = None, **options: Any) -> psycopg.Cursor[DictRow]:
+        """Run one statement, or several without parameters."""
+        return super().execute(_translated(query) if params else query, params, **options)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
+        """Run one statement for each of `rows`."""
+        self.cursor().executemany(_translated(sql), rows)
 
     def wait(self, gen: Generator[Any, Any, T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for the server as psycopg does, until the deadline."""
@@ -83,8 +91,7 @@ class Connection(psycopg.Connection[DictRow]):
 
     def _wait_for_session(self) -> None:
         """Send a first statement: a pooler accepts every client, and lets that wait for a session."""
-        self.made_at = time.monotonic()
-        self.deadline = self.made_at + CONNECT_TIMEOUT_SECONDS
+        self.deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
         try:
             self.execute("")
         except psycopg.Error:
@@ -205,3 +212,7 @@ def reason_of(error: psycopg.Error) -> str:
     # Where several addresses were tried, the last one comes first, and then a list of all.
     told = (error.diag.message_primary or str(error)).partition("\nMultiple connection attempts failed")[0]
     return " ".join(line.strip() for line in told.splitlines() if not line.startswith("\t"))  # without hints
+
+
+def _translated(sql: str) -> str:
+    return sql.replace("%", "%%").replace("?", "%s")

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any
 
 from shop.errors import ReplyLost, ServiceUnavailable, StoreUnusable
 from shop.stores.location import PostgresUrl
@@ -20,7 +19,6 @@ from shop.stores.pool import Connection, Pool, reason_of, shop_errors
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import DictRow
 
 # A process that is stopped, or whose machine is gone, keeps the locks of its transaction no longer than this.
 MAX_IDLE_SECONDS = 10
@@ -31,8 +29,12 @@ ENCODINGS = ("UTF8", "SQL_ASCII", None)
 ROWID = "\n    , rowid BIGINT GENERATED ALWAYS AS IDENTITY\n);"
 # A table, and what belongs to it.
 TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+).*?(?=CREATE TABLE|\Z)", re.DOTALL)
+# `has_table_privilege` takes several rights as alternatives.
 TABLES = """
-SELECT tablename, has_table_privilege(format('%I.%I', schemaname, tablename), 'INSERT, UPDATE') AS is_writable
+SELECT tablename, NOT false IN (
+    SELECT has_table_privilege(format('%I.%I', schemaname, tablename), privilege)
+    FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
+) AS is_usable
 FROM pg_tables WHERE schemaname = ?
 """
 
@@ -42,37 +44,30 @@ class PostgresDatabase:
 
     clock = "EXTRACT(EPOCH FROM clock_timestamp())"
 
-    def __init__(self, location: PostgresUrl, service: str, schema: str, timeout_seconds: float) -> None:
+    def __init__(self, location: PostgresUrl, service: str, schema: str, check: str, timeout_seconds: float) -> None:
         """Open the schema of a service; make what is missing: the schema itself, and tables of `schema`.
 
         Raises:
-            StoreUnusable: if that is not possible.
+            StoreUnusable: if that is not possible, or if the statements of `check` fail on it.
         """
         self._service, self._timeout_seconds = service, timeout_seconds
-        self._tables = {table[1]: table[0] for table in TABLE.finditer(schema.replace("\n);", ROWID))}
         try:
             self._pool = Pool.join(location, self)
-            with self._begun("SELECT 1") as connection:
-                connection.refuse_encoding()
-                found = connection.tables(service)
-            if not self._tables.keys() <= found.keys():
-                self._make_missing()
-            elif refused := [table for table in self._tables if not found[table]]:
-                raise ServiceUnavailable(f"the user may not write to the schema {service} ({', '.join(refused)})")
+            self._make_ready(schema, check)
         except (ServiceUnavailable, ReplyLost) as error:
             self.close()
             raise StoreUnusable(f"{location}: {error}") from error
 
     def transaction(
         self, order_id: str | None = None, deadline: float | None = None
-    ) -> AbstractContextManager[_Statements]:
+    ) -> AbstractContextManager[Connection]:
         """Give a connection inside one transaction, as `Database` does."""
         return self._begun(_locks(self._service, order_id), deadline)
 
     def clear(self) -> None:
         """Delete all rows."""
         with self.transaction() as connection:
-            for table in connection.tables(self._service):
+            for table in _tables(connection, self._service):
                 connection.execute(f"DELETE FROM {table}")
 
     def close(self) -> None:
@@ -80,7 +75,7 @@ class PostgresDatabase:
         Pool.leave(self)
 
     @contextmanager
-    def _begun(self, query: str, deadline: float | None = None) -> Iterator[_Statements]:
+    def _begun(self, query: str, deadline: float | None = None) -> Iterator[Connection]:
         setting = (
             f"SET LOCAL search_path = {self._service};"
             f"SET LOCAL idle_in_transaction_session_timeout = '{MAX_IDLE_SECONDS}s';"
@@ -88,12 +83,33 @@ class PostgresDatabase:
         with shop_errors():
             connection = self._pool.begin(setting + query, deadline or time.monotonic() + self._timeout_seconds)
             try:
-                yield _Statements(connection)
+                yield connection
                 _commit(connection)
             finally:
                 self._pool.put_back(connection)
 
-    def _make_missing(self) -> None:
+    def _make_ready(self, schema: str, check: str) -> None:
+        """Make what is missing, and refuse what cannot be used.
+
+        Raises:
+            ServiceUnavailable, ReplyLost: if that is not possible.
+        """
+        tables = {table[1]: table[0] for table in TABLE.finditer(schema.replace("\n);", ROWID))}
+        with self._begun("SELECT 1") as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding not in ENCODINGS:
+                raise ServiceUnavailable(f"the database answers: its encoding is {encoding}, and a shop needs UTF8")
+            is_whole = tables.keys() <= _tables(connection, self._service).keys()
+        if not is_whole:
+            self._make_missing(tables)
+        with self._begun("SELECT 1") as connection:
+            found = _tables(connection, self._service)
+            if refused := ", ".join(table for table in tables if not found[table]):
+                needed = "SELECT, INSERT and UPDATE are needed"
+                raise ServiceUnavailable(f"the user may not write to the schema {self._service} ({refused}): {needed}")
+            connection.execute(check)
+
+    def _make_missing(self, tables: dict[str, str]) -> None:
         """Make what is missing, unless another process was quicker; the transaction waits for that one.
 
         `IF NOT EXISTS` alone asks for the right to make also what is there.
@@ -101,33 +117,28 @@ class PostgresDatabase:
         with self.transaction() as connection:
             if not connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (self._service,)).fetchone():
                 connection.execute(f"CREATE SCHEMA {self._service}")
-            found = connection.tables(self._service)
-            for table, statements in self._tables.items():
+            found = _tables(connection, self._service)
+            for table, statements in tables.items():
                 if table not in found:
                     connection.execute(statements)
 
 
-class _Statements:
-    """Takes the SQL of the services."""
+@contextmanager
+def read_only(location: PostgresUrl, service: str) -> Iterator[Connection]:
+    """Give a connection that sees the schema as of one moment, changes nothing, and makes no writer wait.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    Raises:
+        ServiceUnavailable: if it cannot be reached or read.
+    """
+    with shop_errors(), closing(Connection.connect(location.secret)) as connection:
+        connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = {service}")
+        yield connection
+        connection.execute("COMMIT")  # A pooler ends the session of a client that leaves in a transaction.
 
-    def execute(self, sql: str, parameters: Sequence[Any] | None = None, /) -> psycopg.Cursor[DictRow]:
-        return self._connection.execute(_translated(sql) if parameters else sql, parameters)
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
-        self._connection.cursor().executemany(_translated(sql), rows)
-
-    def tables(self, schema: str) -> dict[str, bool]:
-        """Return the tables of a schema, and whether the user may write to each."""
-        return {row["tablename"]: row["is_writable"] for row in self.execute(TABLES, (schema,))}
-
-    def refuse_encoding(self) -> None:
-        """Refuse a database that cannot hold every name."""
-        encoding = self._connection.info.parameter_status("server_encoding")
-        if encoding not in ENCODINGS:
-            raise psycopg.NotSupportedError(f"its encoding is {encoding}, and a shop needs UTF8")
+def _tables(connection: Connection, schema: str) -> dict[str, bool]:
+    """Return the tables of a schema, and whether the user may read and write each."""
+    return {row["tablename"]: row["is_usable"] for row in connection.execute(TABLES, (schema,))}
 
 
 def _locks(service: str, order_id: str | None) -> str:
@@ -158,33 +169,3 @@ def _commit(connection: Connection) -> None:
         if connection.info.transaction_status == TransactionStatus.IDLE:  # It was refused, and rolled back.
             raise
         raise ReplyLost(f"the database was lost while it committed: {reason_of(error)}") from error
-
-
-def _translated(sql: str) -> str:
-    return sql.replace("%", "%%").replace("?", "%s")
-
-
-@contextmanager
-def read_only(location: PostgresUrl, service: str) -> Iterator[_Statements]:
-    """Give a connection that sees the schema as of one moment, changes nothing, and makes no writer wait.
-
-    Raises:
-        ServiceUnavailable: if it cannot be reached or read.
-    """
-    with shop_errors(), closing(Connection.connect(location.secret)) as connection:
-        connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = {service}")
-        yield _Statements(connection)
-        connection.execute("COMMIT")  # A pooler ends the session of a client that leaves in a transaction.
-
-
-def is_there(location: PostgresUrl, service: str) -> bool:
-    """Tell whether the schema of a service has any table.
-
-    Raises:
-        StoreUnusable: if the database cannot be reached.
-    """
-    try:
-        with read_only(location, service) as connection:
-            return bool(connection.tables(service))
-    except ServiceUnavailable as error:
-        raise StoreUnusable(f"{location}: {error}") from error

@@ -5,6 +5,7 @@ That is what `journal_mode=WAL` with `synchronous=NORMAL` promises: https://www.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -17,13 +18,7 @@ from shop.errors import ConstraintViolated, ServiceUnavailable, StoreUnusable
 LOCK_POLL_SECONDS = 0.05
 # Another attempt gets the same answer. An integer that is too large is an OverflowError; a value of a type that cannot
 # be stored is one of the last two, depending on the version of Python.
-REFUSALS = (
-    sqlite3.IntegrityError,
-    sqlite3.DataError,
-    OverflowError,
-    sqlite3.ProgrammingError,
-    sqlite3.InterfaceError,
-)
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 
 
 class SqliteDatabase:
@@ -31,11 +26,11 @@ class SqliteDatabase:
 
     clock = "((julianday('now') - 2440587.5) * 86400)"  # `unixepoch('subsec')` needs SQLite 3.42
 
-    def __init__(self, path: Path, schema: str, timeout_seconds: float) -> None:
+    def __init__(self, path: Path, schema: str, check: str, timeout_seconds: float) -> None:
         """Open the file; make it, with `schema`, if it is not there.
 
         Raises:
-            StoreUnusable: if that is not possible.
+            StoreUnusable: if that is not possible, or if the statements of `check` fail on it.
         """
         self.path = path
         self._timeout_seconds = timeout_seconds
@@ -45,8 +40,8 @@ class SqliteDatabase:
             path.touch(mode=0o600)  # private, also in a directory that others may read
             self._connection = _connect(str(path), timeout_seconds)
             self._keep_a_log(time.monotonic() + timeout_seconds)
-            self._connection.executescript(schema)
-            self._file = _identity_of(path)
+            self._connection.executescript(schema + check)
+            self._file = path.stat()
         except (OSError, sqlite3.Error) as error:
             raise StoreUnusable(f"{path}: {error}") from error
 
@@ -101,7 +96,7 @@ class SqliteDatabase:
     def _refuse_another_file(self) -> None:
         """Refuse to write to a file that nobody else can see any more."""
         try:
-            is_same = _identity_of(self.path) == self._file
+            is_same = os.path.samestat(self.path.stat(), self._file)
         except OSError:
             is_same = False
         if not is_same:
@@ -158,8 +153,3 @@ def _connect(place: str, timeout_seconds: float, *, uri: bool = False) -> sqlite
 
 def _seconds_until(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _identity_of(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino

@@ -1,17 +1,19 @@
 """What a service asks of its database, and which one it gets. Only this module knows that there are two stores.
 
-The SQL of a service is understood by both: `?` stands for a parameter, 0 and 1 for no and yes, a row is asked by column
-(`row["sku"]`), and every table has a `rowid`, which tells the order in which its rows were made.
+The SQL of a service is understood by both: `?` stands for a parameter, 0 and 1 for no and yes, and every table has a
+`rowid`, which tells the order in which its rows were made.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from shop.errors import ServiceUnavailable, StoreUnusable
 from shop.stores import sqlite
 from shop.stores.location import Location
 
@@ -19,12 +21,12 @@ from shop.stores.location import Location
 # Temporal gives up an attempt: what the shop knows about a call that hangs ("locked") is told, not just "a time-out".
 CALL_TIMEOUT_SECONDS = 3.0
 
+# How a schema is written: each column in a line of its own, in small letters.
+TABLE = re.compile(r"^CREATE TABLE IF NOT EXISTS (\w+) \((\n.*?)^\);", re.DOTALL | re.MULTILINE)
+COLUMN = re.compile(r"^    ([a-z_]+) ", re.MULTILINE)
 
-class Row(Protocol):
-    """What one row holds, by column."""
 
-    def __getitem__(self, column: str, /) -> Any:
-        """Return the value in a column."""
+Row = Any  # what one row holds, by column: `row["sku"]`; neither library has types for it
 
 
 class Connection(Protocol):
@@ -70,13 +72,17 @@ def open_database(location: Location, service: str, schema: str) -> Database:
     """Open the database of a service; make it, with `schema`, if it is not there.
 
     Raises:
-        StoreUnusable: if that is not possible; the message says why.
+        StoreUnusable: if that is not possible, or if a column of `schema` is not there; the message says why.
     """
+    check = "".join(
+        f"SELECT {', '.join(f'{table}.{column}' for column in COLUMN.findall(lines)) or 1} FROM {table} LIMIT 0;"
+        for table, lines in TABLE.findall(schema)
+    )
     if isinstance(location, Path):
-        return sqlite.SqliteDatabase(file_of(location, service), schema, CALL_TIMEOUT_SECONDS)
+        return sqlite.SqliteDatabase(file_of(location, service), schema, check, CALL_TIMEOUT_SECONDS)
     from shop.stores import postgres  # Needs a package that no other shop needs.
 
-    return postgres.PostgresDatabase(location, service, schema, CALL_TIMEOUT_SECONDS)
+    return postgres.PostgresDatabase(location, service, schema, check, CALL_TIMEOUT_SECONDS)
 
 
 def read_only(location: Location, service: str) -> AbstractContextManager[Connection]:
@@ -101,14 +107,12 @@ def is_there(location: Location, service: str) -> bool:
     """
     if isinstance(location, Path):
         return os.path.exists(file_of(location, service))  # unlike `Path.exists`, it raises nothing
-    from shop.stores import postgres
-
-    return postgres.is_there(location, service)
-
-
-def describe_database(location: Location, service: str) -> str:
-    """Return what to call the database of a service in messages."""
-    return str(file_of(location, service)) if isinstance(location, Path) else f"{location}, schema {service}"
+    try:
+        with read_only(location, service) as connection:
+            tables = connection.execute("SELECT 1 FROM pg_tables WHERE schemaname = ?", (service,)).fetchall()
+    except ServiceUnavailable as error:
+        raise StoreUnusable(f"{location}: {error}") from error
+    return bool(tables)
 
 
 def file_of(directory: Path, service: str) -> Path:

@@ -144,12 +144,6 @@ def test_no_field_may_be_missing(field: str) -> None:
         read(document if "." not in field else document_of(items=[line]))
 
 
-@pytest.mark.parametrize("document", [None, True, 1, "order", [], [document_of()]])
-def test_what_is_no_json_object_is_no_order(document: object) -> None:
-    with pytest.raises(InvalidOrder, match="^order: must be a JSON object, not .+"):
-        read(document)
-
-
 def test_fields_of_a_newer_version_are_ignored() -> None:
     document = document_of(items=[line_of(gift_wrap=True)], coupon={"deep": [[[]]]}, total_cents="many")
 
@@ -168,7 +162,10 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
         (as_bytes(document_of()) + as_bytes(document_of()), "order: is not JSON that can be read"),
         (b'{"order_id": "\xff"}', "order: is not UTF-8"),
         (json.dumps(document_of()).encode("utf-16"), "order: is not UTF-8"),
-        (b"null", "order: must be a JSON object"),
+        *(
+            (line, "order: must be a JSON object, not .")
+            for line in (b"null", b"true", b"1", b'"order"', b"[]", b"[{}]")
+        ),
         (as_bytes(document_of(items=[line_of(quantity=True)])), r"items\[0\]\.quantity: must be .+, not true$"),
         (as_bytes(document_of(items=[line_of(quantity=math.nan)])), r"order: is not JSON .+ \(NaN is no JSON value\)$"),
         (b'{"order_id": "3", "order_id": "4"}', "order_id: stands twice in the same object$"),
@@ -190,53 +187,45 @@ def test_a_reason_stays_short_however_long_the_value_is() -> None:
     assert len(str(refusal.value)) < 200
 
 
-def test_blank_lines_are_skipped_and_the_order_of_the_file_is_kept() -> None:
-    lines = [b"\n", as_bytes(document_of(order_id="2")) + b"\r\n", b" \t\r\n", as_bytes(document_of(order_id="1"))]
+def test_blank_lines_and_a_byte_order_mark_are_skipped_and_the_order_of_the_file_is_kept() -> None:
+    first, second = as_bytes(document_of(order_id="2")), as_bytes(document_of(order_id="1"))
 
-    read = read_orders(lines)
+    read = read_orders([b"\xef\xbb\xbf" + first + b"\r\n", b" \t\r\n", b"\n", second])
 
     assert [order.order_id for order in read] == ["2", "1"]
 
 
-def test_a_line_of_the_greatest_length_is_read_and_a_longer_one_refused(tmp_path: Path) -> None:
+def test_a_line_of_the_greatest_length_is_read_and_a_huge_one_refused_without_filling_the_memory(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "orders.jsonl"
     line = as_bytes(document_of()).ljust(MAX_LINE_BYTES - 1) + b"\n"
     path.write_bytes(line)
 
     assert load_orders(str(path)) == [SAMPLE_ORDER]
 
-    path.write_bytes(b" " + line)
-    with pytest.raises(InvalidOrder, match=f"^{re.escape(str(path))}: line 1: order: is longer than 5000000 bytes$"):
-        load_orders(str(path))
-
-
-@pytest.mark.parametrize("lines", [[], [b"\n", b"  \n"]])
-def test_a_file_without_any_order_is_refused(lines: list[bytes]) -> None:
-    with pytest.raises(InvalidOrder, match="^there is no order in it$"):
-        read_orders(lines)
-
-
-def test_orders_come_from_standard_input_and_one_that_is_closed_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(as_bytes(document_of()))))
-    assert load_orders("-") == [SAMPLE_ORDER]
-
-    monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(InvalidOrder, match="^-: there is no order in it$"):
-        load_orders("-")
-
-
-def test_a_file_of_one_huge_line_is_refused_without_filling_the_memory(tmp_path: Path) -> None:
-    path = tmp_path / "orders.jsonl"
     with path.open("wb") as file:
         file.truncate(10**9)  # a hole: it takes no room on the disk
-
     tracemalloc.start()
-    with pytest.raises(InvalidOrder, match="line 1: order: is longer than 5000000 bytes"):
+    with pytest.raises(InvalidOrder, match=f"^{re.escape(str(path))}: line 1: order: is longer than 5000000 bytes$"):
         load_orders(str(path))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-
     assert peak_bytes < 5 * MAX_LINE_BYTES
+
+
+def test_orders_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(as_bytes(document_of()))))
+
+    assert load_orders("-") == [SAMPLE_ORDER]
+
+
+@pytest.mark.parametrize("stdin", [None, io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO(b"\n  \n"))])
+def test_an_input_without_any_order_is_refused(stdin: io.TextIOWrapper | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", stdin)
+
+    with pytest.raises(InvalidOrder, match="^-: there is no order in it$"):
+        load_orders("-")
 
 
 def test_the_digest_depends_on_the_content_alone() -> None:
@@ -282,28 +271,26 @@ def test_a_field_that_a_later_release_adds_leaves_the_digest_as_it_is() -> None:
     assert LaterOrder(**fields, gift_note="Get well soon").digest == SAMPLE_ORDER.digest
 
 
-@given(st.binary() | st.text().map(str.encode) | json_values.map(as_bytes))
-def test_any_bytes_are_an_order_or_refused_with_a_reason(line: bytes) -> None:
-    with pytest.raises(InvalidOrder, match=r"(?s)^.*: .+"):
-        Order.from_json(line)
-
-
 @given(
-    json_values
+    st.binary()
+    | json_values.map(as_bytes)
     | st.builds(
-        lambda field, value: document_of(**{field: value}), st.sampled_from(sorted(asdict(SAMPLE_ORDER))), json_values
+        lambda field, value: as_bytes(document_of(**{field: value})),
+        st.sampled_from(sorted(asdict(SAMPLE_ORDER))),
+        json_values,
     )
     | st.builds(
-        lambda field, value: document_of(items=[line_of(**{field: value})]),
+        lambda field, value: as_bytes(document_of(items=[line_of(**{field: value})])),
         st.sampled_from(sorted(line_of())),
         json_values,
     )
 )
-def test_any_json_value_is_a_valid_order_or_refused(document: object) -> None:
+def test_any_bytes_are_a_valid_order_or_refused_with_a_reason(line: bytes) -> None:
     try:
-        order = read(document)
+        order = Order.from_json(line)
+        order.check()
     except InvalidOrder as refusal:
-        assert re.match(r"(order|order_id|customer_id|currency|payment_token|items(\[\d+\])?(\.\w+)?): .", str(refusal))
+        assert re.match(r"(?s)[^:]+: .", str(refusal))
         return
 
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) for text in (order.order_id, order.customer_id))
@@ -324,10 +311,6 @@ def test_an_order_survives_the_way_through_json(order: Order) -> None:
 
     assert read_orders([line]) == [Order.from_json(line)] == [Order.from_json(line.decode())] == [order]
     assert Order.from_json(line).digest == order.digest
-
-
-def test_a_byte_order_mark_before_the_first_order_is_no_part_of_it() -> None:
-    assert read_orders([b"\xef\xbb\xbf" + as_bytes(asdict(SAMPLE_ORDER))]) == [SAMPLE_ORDER]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import hpack
+from wire import Wire
+
+from comparison.stage.processes import Server
 
 # RFC 9113: what a connection begins with, and of a frame's head the length, the type and the stream.
 PREFACE_LENGTH, HEAD_LENGTH, LENGTH, TYPE, STREAM = 24, 9, slice(3), 3, slice(5, 9)
@@ -60,12 +63,12 @@ def _openssl(directory: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=directory, capture_output=True, timeout=60, check=True)
 
 
-class Gateway:
+class Gateway(Wire):
     """Ends TLS, notes the headers of every request, and passes it on, if it brings the right API key."""
 
-    def __init__(self, server_port: int, certificate: Path, client_ca: Path | None = None, key: str = "") -> None:
+    def __init__(self, server: Server, certificate: Path, client_ca: Path | None = None, key: str = "") -> None:
         """Show a certificate; demand one of the CA `client_ca` from clients, or an API key, if there is one."""
-        self._server_port = server_port
+        super().__init__(server)
         self.key = key
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, certificate.with_suffix(".key"))
@@ -73,30 +76,20 @@ class Gateway:
         if client_ca:
             self._context.verify_mode = ssl.CERT_REQUIRED
             self._context.load_verify_locations(client_ca)
-        self._writers: set[asyncio.StreamWriter] = set()
         self.requests: list[dict[str, str]] = []
 
-    async def open(self) -> None:
-        """Listen on a free port."""
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self.address = f"127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
-
-    def close(self) -> None:
-        """Stop listening, and break all connections."""
-        self._listener.close()
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        ends = {writer, server_writer}
-        self._writers |= ends
+    async def _pass_both_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        server_reader: asyncio.StreamReader,
+        server_writer: asyncio.StreamWriter,
+    ) -> None:
         with suppress(OSError, EOFError):
             server_writer.write(await reader.readexactly(PREFACE_LENGTH))
             # The server's settings come before any answer.
             writer.write(await server_reader.read(65536))
-            await asyncio.gather(self._admit(reader, server_writer, writer), self._return(server_reader, writer))
-        self._writers -= ends
+            await asyncio.gather(self._admit(reader, server_writer, writer), self._pass_on(server_reader, writer))
 
     async def _admit(
         self, reader: asyncio.StreamReader, server_writer: asyncio.StreamWriter, writer: asyncio.StreamWriter
@@ -116,13 +109,6 @@ class Gateway:
                     server_writer.write(head + body)
                 await server_writer.drain()
         server_writer.close()
-
-    async def _return(self, server_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while part := await server_reader.read(65536):
-                writer.write(part)
-                await writer.drain()
-        writer.close()
 
 
 def refusal(stream: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import resource
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.service import RPCError, RPCStatusCode
 from wire import Wire
 
-from comparison.stage.processes import Program, Server, clean_environment, free_port
+from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port
 from plumbing.connection import NoConnection, add_search_attribute, connect, runtime, ui_link
 from workflows import ORDER_STATUS
 
@@ -108,6 +109,33 @@ async def test_settings_that_cannot_be_read_are_reported(settings: dict[str, str
     assert next(iter(settings.values())) in sentence or "TLS" in sentence or "key" in sentence
 
 
+def test_what_encrypts_and_traces_is_not_imported_unless_it_is_wanted() -> None:
+    program = "import run_worker, run_workflow, sys; print({'cryptography', 'opentelemetry'} & {*sys.modules})"
+
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (ended.stdout, ended.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "setting", "value", "package"),
+    [
+        ("cryptography.hazmat.primitives.ciphers.aead", "PAYLOAD_KEYS_FILE", "payload.keys", "package cryptography"),
+        ("opentelemetry", "OTEL_TRACES_EXPORTER", "otlp", "packages of OpenTelemetry"),
+    ],
+)
+async def test_where_a_package_is_missing_that_a_setting_needs_a_sentence_says_what_to_install(
+    module: str, setting: str, value: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # so Python marks what it shall not import
+    monkeypatch.chdir(tmp_path)
+    Path("payload.keys").write_bytes(base64.b64encode(bytes(32)))
+
+    sentence = await refusal_of(**{setting: value})
+
+    assert sentence.startswith(f"{setting} needs the {package}; install ")
+
+
 @pytest.mark.parametrize("value", ["caf\udce9", "/home/caf\udce9"])
 async def test_a_variable_of_somebody_else_that_is_not_utf8_does_no_harm(value: str, server: Server) -> None:
     client = await connect({**server.settings(), "SOMETHING": value, "PWD": value})
@@ -120,7 +148,7 @@ async def test_a_slow_link_is_patiently_waited_for(server: Server) -> None:
     await wire.mend()
 
     client = await connect({**server.settings(), "TEMPORAL_ADDRESS": wire.address})
-    wire.cut()
+    await wire.cut()
 
     assert client.namespace == "default"
 

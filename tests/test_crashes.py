@@ -189,7 +189,7 @@ async def cut_network(stage: Stage) -> Ending:
     starter = stage.starter(ORDER)
     await starter.start()
     await wait_until(payment_is_tried(stage), "payment under way")
-    wire.cut()
+    await wire.cut()
     handle = stage.client.get_workflow_handle("order-1")
     # Until the server has given up on the first attempt: its report, when it comes, is late.
     while (await handle.describe()).raw_description.pending_activities[0].attempt < 2:
@@ -199,7 +199,7 @@ async def cut_network(stage: Stage) -> Ending:
     status = await starter.wait(60)
     assert worker.is_running
     await worker.stop()
-    wire.cut()
+    await wire.cut()
     assert len(charges_before) == 1
     return Ending(status, printed_by(starter), stage.ledger())
 

@@ -166,7 +166,7 @@ async def test_a_worker_whose_server_becomes_a_black_hole_goes_on_when_it_is_bac
     await wait_until(lambda: wire.taken > taken, "it tries another connection")
     wire.carry_on()
     outcome = await run_order(stage.client, make_order(), wait=True)
-    wire.cut()
+    await wire.cut()
     await wait_until(lambda: "retried" in worker.errors.read_text(), "an outage is said")
     await wire.mend()
     wire.swallow()
@@ -174,7 +174,7 @@ async def test_a_worker_whose_server_becomes_a_black_hole_goes_on_when_it_is_bac
     worker.signal(signal.SIGTERM)
     exit_status = await worker.wait(60)
     seconds_to_exit = time.monotonic() - started
-    wire.cut()
+    await wire.cut()
 
     assert outcome.status is Status.COMPLETED
     assert (exit_status, seconds_to_exit < 30) == (0, True)

@@ -379,7 +379,7 @@ async def test_a_starter_whose_server_becomes_a_black_hole_goes_on_when_it_is_ba
     wire.carry_on()
     async with serving(stage):
         status = await starter.wait(60)
-    wire.cut()
+    await wire.cut()
 
     assert (status, starter.lines()[0].split("\t")[:2]) == (0, ["1", "completed"])
     assert "Traceback" not in starter.errors.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 
 from comparison.stage.processes import Server
@@ -14,8 +15,9 @@ class Wire:
     def __init__(self, server: Server, delay_seconds: float = 0.0) -> None:
         """Choose the server, and how long bytes take in each direction; `mend` begins to carry."""
         self._delay_seconds = delay_seconds
+        self._context: ssl.SSLContext | None = None
         self._server_port = server.port
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.Task[None]] = set()
         self._port = 0
         self.taken = 0  # connections, so far
         self._carries = asyncio.Event()
@@ -28,14 +30,15 @@ class Wire:
 
     async def mend(self) -> None:
         """Listen, and carry."""
-        self._listener = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
+        self._listener = await asyncio.start_server(self._take, "127.0.0.1", self._port, ssl=self._context)
         self._port = self._listener.sockets[0].getsockname()[1]
 
-    def cut(self) -> None:
+    async def cut(self) -> None:
         """Stop listening and break all connections."""
         self._listener.close()
-        for writer in self._open:
-            writer.transport.abort()
+        for connection in self._open:
+            connection.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     def swallow(self) -> None:
         """Become a black hole: keep all connections open, take new ones, and carry nothing."""
@@ -45,13 +48,30 @@ class Wire:
         """Carry again, what was held back first."""
         self._carries.set()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.taken += 1
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        ends = {writer, server_writer}
-        self._open |= ends
+        connection = asyncio.create_task(self._carry(reader, writer))
+        self._open.add(connection)
+        connection.add_done_callback(self._open.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+            ends.append(server_writer)
+            await self._pass_both_on(reader, writer, server_reader, server_writer)
+        finally:
+            for end in ends:
+                end.transport.abort()
+
+    async def _pass_both_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        server_reader: asyncio.StreamReader,
+        server_writer: asyncio.StreamWriter,
+    ) -> None:
         await asyncio.gather(self._pass_on(reader, server_writer), self._pass_on(server_reader, writer))
-        self._open -= ends
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

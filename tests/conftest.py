@@ -100,6 +100,14 @@ def _programs_are_forked() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def quick_python() -> Iterator[Path]:
+    """Give a folder with a `python` for a shell, that has our programs forked."""
+    python = forked.ForkingPython()
+    yield python.folder
+    python.close()
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     """Open a fresh shop with the built-in catalogue, in which nothing goes wrong."""

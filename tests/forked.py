@@ -1,34 +1,44 @@
 """The programs, forked from a process that has imported what they import: that is most of what they cost a test.
 
 A real process for each, with its own memory, streams, settings and end. That the programs also start from nothing is
-seen where a test or a page runs them by their command.
+seen where a shell starts them, on README.md's page and in other tests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
 from comparison.stage.processes import ROOT
 
-PROGRAMS = ("order_processor", "run_worker", "run_workflow")
+PROGRAMS = ("order_processor.py", "run_worker.py", "run_workflow.py")
+MODULES = ("examples.codec_endpoint", "examples.http_orders", "examples.large_order")
+OF_OTHERS = ("cryptography.hazmat.primitives.ciphers.aead", "starlette.applications", "uvicorn")
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([*PROGRAMS])
+FORKS.set_forkserver_preload([*(name.removesuffix(".py") for name in PROGRAMS), *OF_OTHERS])
 
 
 class ForkedProcess:
     """What `Program` knows of an `asyncio.subprocess.Process`. Belongs to the running loop."""
 
-    def __init__(self, arguments: tuple[str, ...], streams: tuple[str, ...], settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], directory: Path, settings: Mapping[str, str], streams: Sequence[int]
+    ) -> None:
         """Start it."""
-        self._process = FORKS.Process(target=run, args=(arguments, streams, dict(settings)), daemon=True)
-        self._process.start()
+        self._process = fork(arguments, directory, settings, streams)
         assert self._process.pid
         self.pid: int = self._process.pid
         self._ended = asyncio.Event()
@@ -59,21 +69,100 @@ async def spawn(
     env: Mapping[str, str],
 ) -> ForkedProcess | asyncio.subprocess.Process:
     """Fork one of our programs; start any other, as `asyncio.create_subprocess_exec` does."""
-    if (executable, cwd) == (sys.executable, ROOT) and arguments[0].removesuffix(".py") in PROGRAMS:
-        streams = tuple(stream.name for stream in (stdin, stdout, stderr))
-        return ForkedProcess(arguments, streams, env)
+    if executable == sys.executable and (arguments[0] in PROGRAMS or arguments[1] in MODULES):
+        return ForkedProcess(arguments, cwd, env, [stream.fileno() for stream in (stdin, stdout, stderr)])
     return await asyncio.create_subprocess_exec(
         executable, *arguments, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env
     )
 
 
-def run(arguments: tuple[str, ...], streams: tuple[str, ...], settings: dict[str, str]) -> None:
+def fork(
+    arguments: Sequence[str], directory: Path, settings: Mapping[str, str], streams: Sequence[int]
+) -> multiprocessing.context.ForkServerProcess:
+    """Start a program in a folder, with these settings alone, and standard input, output and error."""
+    # Connections: of all that holds a descriptor, they can be handed to another process.
+    ends = [Connection(os.dup(stream)) for stream in streams]
+    process = FORKS.Process(target=run, args=(arguments, directory, dict(settings), ends), daemon=True)
+    process.start()
+    return process
+
+
+def run(arguments: Sequence[str], directory: Path, settings: dict[str, str], streams: list[Connection]) -> None:
     """Be the program, in a process that was just forked."""
-    for number, (name, flags) in enumerate(zip(streams, (os.O_RDONLY, *[os.O_WRONLY | os.O_APPEND] * 2), strict=True)):
-        os.dup2(os.open(name, flags), number)
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # multiprocessing has put /dev/null in its place
-    os.chdir(ROOT)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+    os.chdir(directory)
     os.environ.clear()
     os.environ.update(settings)
-    sys.argv = [*arguments]
-    runpy.run_path(arguments[0], run_name="__main__")
+    program = arguments[1] if arguments[0] == "-m" else arguments[0]
+    if directory != ROOT:
+        ours = {path.stem for path in ROOT.iterdir()}
+        for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+            del sys.modules[name]
+    sys.path[:] = [str(directory), *(path for path in sys.path if path not in (str(ROOT), str(ROOT / "tests")))]
+    sys.argv = [program, *arguments[arguments.index(program) + 1 :]]
+    if arguments[0] == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str((directory / program).parent)
+        runpy.run_path(program, run_name="__main__")
+
+
+# What stands for `python` in a shell: asks for a fork of this process's, and ends as that does.
+PYTHON = f"""#!{sys.executable} -SE
+import json, os, signal, socket, sys
+arguments = sys.argv[1:]
+if not {{os.path.basename(arguments[0]), *arguments[1:2]}} & {{*{(*PROGRAMS[1:], *MODULES)}}}:
+    os.execv(sys.executable, [sys.executable, *arguments])
+door = socket.socket(socket.AF_UNIX)
+door.connect(os.path.join(os.path.dirname(__file__), "door"))
+socket.send_fds(door, [json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()], [0, 1, 2])
+pid = int(door.recv(64))
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: os.kill(pid, number))
+status = int(door.recv(64))
+if status < 0:
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+class ForkingPython:
+    """A folder with a `python` that, where it would start one of our programs, has it forked."""
+
+    def __init__(self) -> None:
+        """Make the folder."""
+        self._directory = tempfile.TemporaryDirectory()  # a short name: a socket's has its limit
+        self.folder = Path(self._directory.name)
+        (self.folder / "python").write_text(PYTHON)
+        (self.folder / "python").chmod(0o755)
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.bind(str(self.folder / "door"))
+        self._door.listen()
+        threading.Thread(target=self._open, daemon=True).start()
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._door.shutdown(socket.SHUT_RDWR)
+        self._door.close()
+        self._directory.cleanup()
+
+    def _open(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._fork, args=(self._door.accept()[0],), daemon=True).start()
+
+    def _fork(self, asked: socket.socket) -> None:
+        request, streams, _, _ = socket.recv_fds(asked, 1_000_000, 3)
+        arguments, directory, settings = json.loads(request)
+        process = fork(arguments, Path(directory), settings, streams)
+        for stream in streams:
+            os.close(stream)
+        with asked:
+            asked.sendall(str(process.pid).encode())
+            process.join()
+            asked.sendall(str(process.exitcode).encode())

@@ -23,6 +23,7 @@ from temporalio.worker import Worker
 from comparison.stage.processes import ROOT, Server, clean_environment, free_port, wait_until
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = Path(sys.executable).parent
 PICTURE = ROOT / "docs" / "killed-after-charge.svg"
 # They stay in the background. Each is up when its log says so, and they are stopped in this order.
 SERVICES = {
@@ -78,17 +79,13 @@ def normalized(output: str) -> str:
 class Terminals:
     """A copy of the repository in which commands are pasted: services in the background, on ports of their own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, python: Path) -> None:
+        """Copy the repository to a folder; take `python` from another, if it is there, and else our own."""
         copy_tree(directory)
         self.directory = directory
         self.port, self.http_port, self.codec_port = free_port(), free_port(), free_port()
-        programs = directory / ".programs"
-        programs.mkdir()
-        (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        (programs / "python").chmod(0o755)
-        (programs / "temporal").symlink_to(Path(sys.executable).parent / "temporal")
         self.environment = clean_environment(
-            TEMPORAL_ADDRESS=f"127.0.0.1:{self.port}", PATH=f"{programs}:{os.environ['PATH']}"
+            TEMPORAL_ADDRESS=f"127.0.0.1:{self.port}", PATH=f"{python}:{PROGRAMS}:{os.environ['PATH']}"
         )
         self.services: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -173,9 +170,9 @@ def apply_diff(directory: Path, diff: str) -> None:
     subprocess.run(["patch", "-p1", "--no-backup-if-mismatch"], cwd=directory, input=diff, text=True, check=True)
 
 
-async def pasted(text: str, directory: Path, *, leave_slow: bool) -> str:
+async def pasted(text: str, directory: Path, *, leave_slow: bool, python: Path = PROGRAMS) -> str:
     """Return `text` with every console block as it is when its commands are pasted in order."""
-    terminals = Terminals(directory)
+    terminals = Terminals(directory, python)
     try:
         if NEEDS_SERVER.search("".join(block[0] for block in CONSOLE.finditer(text))):
             await terminals.paste("python run_server.py")
@@ -224,10 +221,11 @@ def printed_by(command: str) -> str:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if CONSOLE.search(page.read_text())], ids=lambda page: page.name
 )
-async def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
+async def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path, quick_python: Path) -> None:
     text = page.read_text()
 
-    now = await pasted(text, tmp_path, leave_slow=True)
+    # README.md's programs start from nothing.
+    now = await pasted(text, tmp_path, leave_slow=True, python=PROGRAMS if page == PAGES[0] else quick_python)
 
     assert [normalized(block[0]) for block in CONSOLE.finditer(now)] == [
         normalized(block[0]) for block in CONSOLE.finditer(text)

@@ -13,12 +13,13 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Stage, make_order, write_orders
+from conftest import Stage, make_order, make_stage, write_orders
 from google.protobuf.json_format import MessageToJson, Parse
 from proofs.browser import browser, is_installed
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
@@ -28,30 +29,36 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryResponse,
 )
-from temporalio.client import ActivityFailureError, WorkflowFailureError, WorkflowHandle
+from temporalio.client import ActivityFailureError, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import RawValue
 from temporalio.converter import DefaultPayloadConverter
 from temporalio.exceptions import ApplicationError
+from test_cancellation import Counter, Handle, PlanOfEachOrder, serve, start, wait_for_event
 
 from comparison.stage.processes import (
     ROOT,
     STOP_TIMEOUT_SECONDS,
     Program,
+    Server,
     Worker,
     clean_environment,
     free_port,
     wait_until,
 )
 from examples.codec_endpoint import MAX_BODY_BYTES, CodecEndpoint
-from plumbing.connection import NoConnection, connect
+from plumbing.connection import NoConnection, add_search_attribute, connect
 from plumbing.encryption import ENCRYPTED, KEY_ID, Encryption, key_id_of, read_keys
 from plumbing.starting import what_for
-from workflows import ATTEMPT_TIMEOUT, TASK_QUEUE
+from run_workflow import run_order
+from shop.faults import FaultPlan, parse_faults
+from shop.orders import Outcome, Status
+from shop.shop import Shop
+from workflows import ATTEMPT_TIMEOUT, ORDER_STATUS, TASK_QUEUE
 
 TEMPORAL = Path(sys.executable).parent / "temporal"
 OLD, NEW = os.urandom(32), os.urandom(32)
 TOKEN = "tok_visa"
-FOR_EVER = "update_inventory:unavailable*inf"
+NO_FAULTS, NO_STOCK = FaultPlan(), parse_faults("update_inventory:unavailable*inf")
 REFUSED_WITHIN_SECONDS = 10.0
 
 
@@ -68,32 +75,34 @@ def with_keys(stage: Stage, *keys: bytes) -> dict[str, str]:
     return {**stage.settings, "PAYLOAD_KEYS_FILE": str(key_file(stage.directory / f"{name}.keys", *keys))}
 
 
-async def worker(stage: Stage, *keys: bytes, faults: str = "") -> Worker:
-    started = Worker(stage.directory / f"worker-{len(stage.started)}", with_keys(stage, *keys), stage.data, faults)
-    stage.started.append(started)
-    await started.start()
-    return started
+@asynccontextmanager
+async def serving(stage: Stage, *keys: bytes, plan: FaultPlan = NO_FAULTS) -> AsyncIterator[Counter]:
+    """Serve the stage's shop by a worker that has these keys, as has the client that is given."""
+    client = await connect(with_keys(stage, *keys))
+    await add_search_attribute(client, ORDER_STATUS)
+    with closing(Shop(stage.data, plan)) as shop:
+        async with serve(client, shop):
+            yield Counter(replace(stage, client=client), shop, {})
 
 
-def starter(stage: Stage, order_id: str, *keys: bytes, options: tuple[str, ...] = ()) -> Program:
-    orders = write_orders(stage.directory / f"{order_id}.jsonl", make_order(order_id))
-    log = stage.directory / f"starter-{len(stage.started)}"
-    program = Program(log, with_keys(stage, *keys), "run_workflow.py", *options, str(orders))
-    stage.started.append(program)
-    return program
+@pytest.fixture(scope="module")
+async def secret(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
+    """Serve by a worker that has the key NEW, an order that is named like a step without that step's service."""
+    stage = await make_stage(server, tmp_path_factory.mktemp("secret"))
+    plans = {step: parse_faults(f"{step}:unavailable*inf") for step in ("process_payment", "update_inventory")}
+    async with serving(stage, NEW, plan=PlanOfEachOrder(plans=plans)) as counter:
+        yield counter
 
 
-async def run(stage: Stage, order_id: str, *keys: bytes) -> str:
-    """Run an order to its end; return the line that is printed for it."""
-    program = starter(stage, order_id, *keys)
-    await program.run()
-    (line,) = program.lines()
-    return line
+async def run(counter: Counter, order_id: str) -> Outcome:
+    return await run_order(counter.stage.client, make_order(order_id), wait=True)
 
 
-async def begin(stage: Stage, order_id: str, *keys: bytes) -> WorkflowHandle[Any, Any]:
-    assert await starter(stage, order_id, *keys, options=("--no-wait",)).run() == 0
-    return stage.client.get_workflow_handle(f"order-{order_id}")
+async def begin(counter: Counter, order_id: str) -> Handle:
+    """Start an order, and wait until it waits for its stock."""
+    handle = await start(counter.stage.client, make_order(order_id))
+    await counter.wait_for_attempt(make_order(order_id), "update_inventory")
+    return handle
 
 
 async def history(stage: Stage, order_id: str) -> GetWorkflowExecutionHistoryResponse:
@@ -117,119 +126,76 @@ def keys_used(kept: bytes) -> set[str]:
     return {key_id for key_id in map(key_id_of, (OLD, NEW)) if key_id.encode() in kept}
 
 
-async def test_without_keys_the_server_keeps_the_payment_token_in_clear(stage: Stage) -> None:
-    await worker(stage)
-
-    line = await run(stage, "clear")
-
-    assert line.startswith("clear\tcompleted\ttxn_")
-    assert TOKEN.encode() in await kept_by_the_server(stage, "clear")
-
-
 async def test_with_a_key_the_server_keeps_nothing_that_was_said_of_an_order_and_the_order_is_the_same(
-    stage: Stage,
+    secret: Counter,
 ) -> None:
-    await worker(stage, NEW)
+    outcome = await run(secret, "secret")
 
-    line = await run(stage, "secret", NEW)
-
-    transaction_id = line.split("\t")[2]
-    kept = await kept_by_the_server(stage, "secret")
-    assert line.startswith("secret\tcompleted\ttxn_")
-    for secret in (TOKEN, transaction_id, "USD", "mug", "ada"):
-        assert secret.encode() not in kept, secret
+    kept = await kept_by_the_server(secret.stage, "secret")
+    assert outcome.status is Status.COMPLETED
+    for text in (TOKEN, outcome.detail, "payment_token", "customer_id", "quantity"):
+        assert text.encode() not in kept, text
     # What stays in clear: ids, types, the names of steps, and search attributes.
     for clear in ("order-secret", "OrderWorkflow", "process_payment", "OrderStatus", "completed"):
         assert clear.encode() in kept, clear
     assert keys_used(kept) == {key_id_of(NEW)}
 
 
-async def test_why_an_order_failed_is_encrypted_and_the_starter_tells_it(stage: Stage) -> None:
-    await worker(stage, NEW, faults="process_payment:unavailable*inf")
+async def test_why_an_order_failed_is_encrypted_and_the_starter_tells_it(secret: Counter) -> None:
+    outcome = await run(secret, "process_payment")
 
-    line = await run(stage, "failed", NEW)
-
-    kept = await kept_by_the_server(stage, "failed")
-    assert "the service is unavailable" in line
+    kept = await kept_by_the_server(secret.stage, "process_payment")
+    assert "the service is unavailable" in outcome.detail
     assert b"unavailable" not in kept
     assert b"Encoded failure" in kept
 
 
-async def test_why_a_cancelled_order_was_given_back_is_encrypted_and_the_starter_tells_it(stage: Stage) -> None:
-    await worker(stage, NEW, faults=FOR_EVER)
-    handle = await begin(stage, "cancelled", NEW)
-    await wait_until(lambda: bool(stage.ledger().charges), "it is charged")
+async def test_what_an_order_waits_for_and_what_a_cancel_gave_back_is_told_to_those_that_have_the_key(
+    secret: Counter,
+) -> None:
+    client = secret.stage.client
+    handle = await begin(secret, "update_inventory")
 
+    while "unavailable" not in (told := await what_for(client, handle.id)):
+        await asyncio.sleep(0.1)
     await handle.cancel()
-    line = await run(stage, "cancelled", NEW)
+    outcome = await run(secret, "update_inventory")
 
-    assert line.endswith(" USD refunded")
-    assert b"refunded" not in await kept_by_the_server(stage, "cancelled")
-
-
-async def test_what_an_order_waits_for_is_told_to_those_that_have_the_key(stage: Stage) -> None:
-    await worker(stage, NEW, faults=FOR_EVER)
-    await begin(stage, "waiting", NEW)
-    await wait_until(lambda: "update_inventory" in {row.step for row in stage.ledger().attempts}, "it waits")
-    client = await connect(with_keys(stage, NEW))
-
-    async def told() -> str:
-        for _ in range(100):
-            reason = await what_for(client, "order-waiting")
-            if "unavailable" in reason:
-                break
-            await asyncio.sleep(0.1)
-        return reason
-
-    assert re.fullmatch(r"update_inventory, attempt \d+: the service is unavailable.*", await told())
+    kept = await kept_by_the_server(secret.stage, "update_inventory")
+    assert re.fullmatch(r"update_inventory, attempt \d+: the service is unavailable.*", told)
+    assert outcome.detail.endswith(" USD refunded")
+    assert b"refunded" not in kept
 
 
 async def test_orders_from_before_the_keys_go_on_under_them_and_stay_readable(stage: Stage) -> None:
-    without = await worker(stage, faults=FOR_EVER)
-    await run_to_the_stock(stage, "before")
-    await without.stop()
+    async with serving(stage, plan=NO_STOCK) as without:
+        await begin(without, "before")
+    in_clear = await kept_by_the_server(stage, "before")
+    async with serving(stage, NEW) as counter:
+        outcome = await run(counter, "before")
 
-    await worker(stage, NEW)
-    line = await run(stage, "before", NEW)
-
-    kept = await kept_by_the_server(stage, "before")
-    assert line.startswith("before\tcompleted\ttxn_")
-    assert TOKEN.encode() in kept  # as it was started
-    assert keys_used(kept) == {key_id_of(NEW)}  # as it went on
-
-
-async def run_to_the_stock(stage: Stage, order_id: str, *keys: bytes) -> None:
-    """Start an order, and wait until it waits for its stock."""
-    await begin(stage, order_id, *keys)
-
-    def waits() -> bool:
-        attempts = stage.ledger().attempts
-        return any(row.order_id == order_id and row.step == "update_inventory" for row in attempts)
-
-    await wait_until(waits, f"{order_id} waits for its stock")
+    assert TOKEN.encode() in in_clear
+    assert outcome.status is Status.COMPLETED
+    assert keys_used(in_clear) == set()
+    assert keys_used(await kept_by_the_server(stage, "before")) == {key_id_of(NEW)}
 
 
 async def test_keys_are_rotated_under_running_orders_with_old_and_new_workers_side_by_side(stage: Stage) -> None:
-    first = await worker(stage, OLD, faults=FOR_EVER)
-    await run_to_the_stock(stage, "old", OLD)
+    async with serving(stage, OLD, plan=NO_STOCK) as first:
+        await begin(first, "old")
     # One step: every worker learns the new key; the old one still encrypts.
-    learned = await worker(stage, OLD, NEW)
-    await first.stop()
     # Two: one by one, they encrypt with the new one. What either writes, both read.
-    moved = await worker(stage, NEW, OLD)
-    lines = [await run(stage, f"{number}", *keys) for number, keys in enumerate([(OLD, NEW), (NEW, OLD)] * 2)]
-    await learned.stop()
-    lines.append(await run(stage, "old", NEW, OLD))
+    async with serving(stage, OLD, NEW) as learned, serving(stage, NEW, OLD) as moved:
+        outcomes = [await run(counter, str(number)) for number, counter in enumerate([learned, moved] * 2)]
+    async with serving(stage, NEW, OLD) as moved:
+        outcomes.append(await run(moved, "old"))
+    # Three: the old key goes. What was written under it cannot be read any more; what is new can.
+    async with serving(stage, NEW) as alone:
+        outcomes.append(await run(alone, "new"))
 
-    assert moved.is_running
-    assert {line.split("\t")[1] for line in lines} == {"completed"}
-    assert len(lines) == 5
+    assert {outcome.status for outcome in outcomes} == {Status.COMPLETED}
     assert keys_used(await kept_by_the_server(stage, "old")) >= {key_id_of(OLD)}
     assert max(row.attempt for row in stage.ledger().attempts if row.step != "update_inventory") == 1
-    # Three: the old key goes. What was written under it cannot be read any more; what is new can.
-    await moved.stop()
-    await worker(stage, NEW)
-    assert (await run(stage, "new", NEW)).startswith("new\tcompleted")
     assert keys_used(await kept_by_the_server(stage, "new")) == {key_id_of(NEW)}
 
 
@@ -237,37 +203,26 @@ async def test_keys_are_rotated_under_running_orders_with_old_and_new_workers_si
 async def test_an_order_waits_while_its_workers_lack_the_key_and_goes_on_with_one_that_has_it(
     keys: tuple[bytes, ...], stage: Stage
 ) -> None:
-    without = await worker(stage, *keys)
-    await begin(stage, "waits", NEW)
-
-    async def failures() -> list[str]:
-        client = await connect(with_keys(stage, *keys))
-        events = (await client.get_workflow_handle("order-waits").fetch_history()).events
-        assert not [event for event in events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED]
-        failed = [event.workflow_task_failed_event_attributes.failure for event in events]
-        return [str(await client.data_converter.decode_failure(one)) for one in failed if one.message]
-
-    while not (found := await failures()):
-        await asyncio.sleep(0.1)
-    sentence = f"it is encrypted under key {key_id_of(NEW)}, which is not in PAYLOAD_KEYS_FILE of this process"
-    assert sentence in found[0]
-    assert stage.ledger().attempts == ()
-
-    await without.stop()
-    await worker(stage, NEW)
-    assert (await run(stage, "waits", NEW)).startswith("waits\tcompleted")
-
-
-@pytest.mark.parametrize("keys", [(), (OLD,)], ids=["no key", "another key"])
-async def test_a_starter_that_lacks_the_key_says_so_in_a_sentence(keys: tuple[bytes, ...], stage: Stage) -> None:
-    await worker(stage, NEW)
-    await run(stage, "known", NEW)
-
-    line = await run(stage, "known", *keys)
+    has_key = await connect(with_keys(stage, NEW))
+    # A workflow task that failed is repeated after this time; by default after ten seconds.
+    handle = await start(has_key, make_order("waits"), task_timeout=timedelta(seconds=1))
+    async with serving(stage, *keys) as without:
+        await wait_for_event(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
+        failed = [event.workflow_task_failed_event_attributes.failure async for event in handle.fetch_history_events()]
+        converter = without.stage.client.data_converter
+        (said, *_) = [str(await converter.decode_failure(failure)) for failure in failed if failure.message]
+        outcome_without = await run(without, "waits")
+        status = (await handle.describe()).status
+        tried = without.ledger().attempts
+    async with serving(stage, NEW) as counter:
+        outcome = await run(counter, "waits")
 
     sentence = f"it is encrypted under key {key_id_of(NEW)}, which is not in PAYLOAD_KEYS_FILE of this process"
-    assert line == f"known\tunknown\t{sentence}"
-    assert "Traceback" not in stage.started[-1].errors.read_text()
+    assert sentence in said
+    assert (status, tried) == (WorkflowExecutionStatus.RUNNING, ())
+    # So does a starter that lacks it.
+    assert outcome_without == Outcome("waits", Status.UNKNOWN, sentence)
+    assert outcome.status is Status.COMPLETED
 
 
 def sealed(content: bytes, key: bytes = NEW, **metadata: bytes) -> Payload:
@@ -292,29 +247,29 @@ DAMAGED = {
 }
 
 
-async def test_damaged_payloads_fail_their_start_at_once_with_a_sentence(stage: Stage) -> None:
-    await worker(stage, NEW)
-
+async def test_damaged_payloads_fail_their_start_at_once_with_a_sentence(secret: Counter) -> None:
+    tried = secret.ledger().attempts
+    without_keys = await connect(with_keys(secret.stage))
     for case, payload in DAMAGED.items():
-        handle: WorkflowHandle[Any, Any] = await stage.client.start_workflow(
+        await without_keys.start_workflow(
             "OrderWorkflow", args=[RawValue(payload)], id=f"order-{case}", task_queue=TASK_QUEUE
         )
-        reader = (await connect(with_keys(stage, NEW))).get_workflow_handle(handle.id)
+        reader = secret.stage.client.get_workflow_handle(f"order-{case}")
         with pytest.raises(WorkflowFailureError) as failure:
             await asyncio.wait_for(reader.result(), REFUSED_WITHIN_SECONDS)
         cause = failure.value.cause
         assert isinstance(cause, ApplicationError)
         assert ("damaged" if "well" not in case else "JSON" if "no JSON" in case else "missing") in cause.message, case
-    assert stage.ledger().attempts == ()
+    assert secret.ledger().attempts == tried
 
 
-async def test_a_step_that_is_started_on_its_own_is_refused_though_its_key_is_unknown(stage: Stage) -> None:
-    await worker(stage, OLD)
+async def test_a_step_that_is_started_on_its_own_is_refused_though_its_key_is_unknown(secret: Counter) -> None:
+    without_keys = await connect(with_keys(secret.stage))
 
     with pytest.raises(ActivityFailureError) as failure:
-        await stage.client.execute_activity(
+        await without_keys.execute_activity(
             "process_payment",
-            args=[RawValue(sealed(b"?"))],
+            args=[RawValue(sealed(b"?", OLD))],
             id="alone",
             task_queue=TASK_QUEUE,
             start_to_close_timeout=ATTEMPT_TIMEOUT,
@@ -322,25 +277,21 @@ async def test_a_step_that_is_started_on_its_own_is_refused_though_its_key_is_un
 
     assert isinstance(failure.value.cause, ApplicationError)
     assert failure.value.cause.type == "StepOnItsOwn"
-    assert stage.ledger().attempts == ()
 
 
 async def test_a_worker_that_lacks_the_key_uses_up_attempts_of_a_step_that_is_encrypted(stage: Stage) -> None:
-    first = await worker(stage, NEW, faults=FOR_EVER)
-    await run_to_the_stock(stage, "paid", NEW)
-    await first.stop()
+    async with serving(stage, NEW, plan=NO_STOCK) as first:
+        await begin(first, "paid")
     tried = len(stage.ledger().attempts)
-
-    without = await worker(stage)
-    while b"Failed decoding arguments" not in (kept := await kept_by_the_server(stage, "paid")):
-        await asyncio.sleep(0.1)
-    await without.stop()
+    async with serving(stage):
+        while b"Failed decoding arguments" not in (kept := await kept_by_the_server(stage, "paid")):
+            await asyncio.sleep(0.1)
 
     assert f"encrypted under key {key_id_of(NEW)}".encode() in kept
     assert len(stage.ledger().attempts) == tried
     # A step without a limit of attempts loses nothing by it.
-    await worker(stage, NEW)
-    assert (await run(stage, "paid", NEW)).startswith("paid\tcompleted")
+    async with serving(stage, NEW) as counter:
+        assert (await run(counter, "paid")).status is Status.COMPLETED
 
 
 def test_a_tilde_before_the_key_file_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,12 +301,13 @@ def test_a_tilde_before_the_key_file_is_the_home_directory(tmp_path: Path, monke
     assert read_keys({"PAYLOAD_KEYS_FILE": "~/payload.keys"}) == [NEW]
 
 
-BAD_FILES = {
+BAD_FILES: dict[str, tuple[bytes | None, str]] = {
     "empty": (b"", "the file holds no key"),
     "no Base64": (b"not a key!\n", "line 1 is no key; make one: head -c 32 /dev/urandom | base64"),
     "not ASCII": (b"\xff\xfe\n", "line 1 is no key"),
     "16 bytes": (base64.b64encode(NEW) + b"\n" + base64.b64encode(NEW[:16]), "line 2 is no key"),
     "an empty line": (b"\n" + base64.b64encode(NEW), "line 1 is no key"),
+    "not there": (None, "[Errno 2] No such file or directory"),
 }
 
 
@@ -363,67 +315,30 @@ BAD_FILES = {
 async def test_a_bad_key_file_is_refused_in_a_sentence_that_quotes_nothing_of_it(case: str, tmp_path: Path) -> None:
     content, reason = BAD_FILES[case]
     file = tmp_path / "payload.keys"
-    file.write_bytes(content)
+    if content is not None:
+        file.write_bytes(content)
 
     with pytest.raises(NoConnection) as refusal:
         await connect(clean_environment(PAYLOAD_KEYS_FILE=str(file)))
 
     assert str(refusal.value).startswith(f"correct PAYLOAD_KEYS_FILE={file}: {reason}")
-    assert not any(line.decode("latin-1") in str(refusal.value) for line in content.splitlines() if line)
+    assert not any(line.decode("latin-1") in str(refusal.value) for line in (content or b"").splitlines() if line)
 
 
-@pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])
-@pytest.mark.parametrize("name", ["", "no-such-file"])
-async def test_a_program_whose_key_file_is_not_there_says_so_and_ends_with_2(
-    name: str, program: str, stage: Stage
-) -> None:
-    settings = {**stage.settings, "PAYLOAD_KEYS_FILE": name, "SHOP_DATA": str(stage.data)}
-    ended = Program(stage.directory / "program", settings, program)
-
-    status = await ended.run()
-
-    (sentence,) = ended.errors.read_text().splitlines()
-    assert (status, ended.lines()) == (2, [])
-    assert sentence.startswith(f"{program.removesuffix('.py')}: correct PAYLOAD_KEYS_FILE={name}: ")
-
-
-def python(program: str, **settings: str) -> str:
-    """Run a program in a process of its own; return what it prints."""
-    return subprocess.run(
-        [sys.executable, "-c", program], env=clean_environment(**settings), capture_output=True, text=True, check=True
-    ).stdout
-
-
-def test_without_keys_the_package_is_not_imported() -> None:
-    program = "import run_worker, run_workflow, sys; print('cryptography' in sys.modules)"
-
-    assert python(program) == "False\n"
-
-
-def test_with_keys_and_without_the_package_a_sentence_says_what_to_install(tmp_path: Path) -> None:
-    program = (
-        "import asyncio, os, sys\n"
-        "sys.modules['cryptography.hazmat.primitives.ciphers.aead'] = None\n"
-        "from plumbing.connection import NoConnection, connect\n"
-        "try:\n"
-        "    asyncio.run(connect(os.environ))\n"
-        "except NoConnection as error:\n"
-        "    print(error)\n"
-    )
-
-    said = python(program, PAYLOAD_KEYS_FILE=str(key_file(tmp_path / "payload.keys", NEW)))
-
-    assert "needs a package; install it once (make .venv): " in said
-    assert "cryptography" in said
-
-
-async def test_no_log_shows_a_key(stage: Stage) -> None:
-    await worker(stage, NEW, OLD, faults="process_payment:unavailable*1")
-    await run(stage, "logged", NEW, OLD)
+async def test_the_programs_take_keys_and_no_log_shows_them(stage: Stage) -> None:
+    settings = with_keys(stage, NEW, OLD)
+    orders = write_orders(stage.directory / "orders.jsonl", make_order("logged"))
+    worker = Worker(stage.directory / "worker", settings, stage.data, "process_payment:unavailable*1")
+    starter = Program(stage.directory / "starter", settings, "run_workflow.py", str(orders))
+    stage.started += [worker, starter]
+    await worker.start()
+    await starter.run()
 
     logs = b"".join(path.read_bytes() for path in stage.directory.glob("*.err"))
 
-    assert f"payloads are encrypted under key {key_id_of(NEW)}".encode() in logs
+    assert starter.lines()[0].startswith("logged\tcompleted")
+    assert keys_used(await kept_by_the_server(stage, "logged")) == {key_id_of(NEW)}
+    assert logs.count(f"payloads are encrypted under key {key_id_of(NEW)}".encode()) == 2
     for key in (NEW, OLD):
         assert base64.b64encode(key) not in logs
         assert key.hex().encode() not in logs
@@ -545,15 +460,13 @@ def test_an_endpoint_that_cannot_run_says_why_and_ends_with_2(
     assert "Traceback" not in ended.stderr
 
 
-@pytest.fixture
-async def seen(stage: Stage) -> AsyncIterator[tuple[Stage, str]]:
+@pytest.fixture(scope="module")
+async def seen(secret: Counter) -> AsyncIterator[tuple[Stage, str]]:
     """Give a stage on which the order `seen` has run, encrypted, and the address of a codec endpoint."""
-    await worker(stage, NEW)
-    assert (await run(stage, "seen", NEW)).startswith("seen\tcompleted")
-    port = free_port()
+    stage, port = secret.stage, free_port()
+    assert (await run(secret, "seen")).status is Status.COMPLETED
     arguments = ("-m", "examples.codec_endpoint", "--port", str(port), "--ui", stage.server.ui)
     program = Program(stage.directory / "endpoint", with_keys(stage, NEW), *arguments)
-    stage.started.append(program)
     await program.start()
     await wait_until(lambda: "decrypting at" in program.errors.read_text(), "the endpoint listens")
     yield stage, f"http://127.0.0.1:{port}"

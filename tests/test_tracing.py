@@ -18,6 +18,7 @@ from test_encryption import NEW, TOKEN, kept_by_the_server, with_keys
 
 from comparison.stage.processes import ROOT, Program, Worker, clean_environment
 from examples.trace_tree import Span, lines_of, read_spans
+from plumbing.connection import NoConnection, connect
 
 RETRY_AND_KILL = "process_payment:unavailable*1,update_inventory:crash_after"
 START, RUN = "StartWorkflow:OrderWorkflow", "RunWorkflow:OrderWorkflow"
@@ -162,46 +163,9 @@ async def test_a_collector_that_never_answers_does_not_hold_a_program_up(stage: 
     assert status == 0
 
 
-@pytest.mark.parametrize("program", ["run_worker.py", "run_workflow.py"])
-async def test_an_exporter_that_is_not_known_is_refused_in_a_sentence(program: str, stage: Stage) -> None:
-    settings = {**stage.settings, "OTEL_TRACES_EXPORTER": "jaeger", "SHOP_DATA": str(stage.data)}
-    ended = Program(stage.directory / "program", settings, program)
-
-    status = await ended.run()
-
-    name = program.removesuffix(".py")
-    assert (status, ended.lines()) == (2, [])
-    reason = "correct OTEL_TRACES_EXPORTER: must be otlp, console or none, not jaeger"
-    assert ended.errors.read_text() == f"{name}: {reason}\n"
-
-
-def python(program: str, **settings: str) -> str:
-    """Run a program in a process of its own; return what it prints."""
-    return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=clean_environment(**settings), stdout=subprocess.PIPE, text=True
-    ).stdout
-
-
-def test_programs_that_do_not_trace_import_nothing_of_it() -> None:
-    program = "import run_worker, run_workflow, sys; print('opentelemetry' in sys.modules)"
-
-    assert python(program) == "False\n"
-
-
-def test_where_the_packages_are_missing_a_sentence_says_what_to_install() -> None:
-    program = (
-        "import asyncio, os, sys\n"
-        "sys.modules['opentelemetry'] = None\n"
-        "from plumbing.connection import NoConnection, connect\n"
-        "try:\n"
-        "    asyncio.run(connect(os.environ))\n"
-        "except NoConnection as error:\n"
-        "    print(error)\n"
-    )
-
-    said = python(program, OTEL_TRACES_EXPORTER="otlp")
-
-    assert said.startswith("OTEL_TRACES_EXPORTER needs a package; install it once (make .venv): ")
+async def test_an_exporter_that_is_not_known_is_refused_in_a_sentence() -> None:
+    with pytest.raises(NoConnection, match="^OTEL_TRACES_EXPORTER must be otlp, console or none, not jaeger$"):
+        await connect(clean_environment(OTEL_TRACES_EXPORTER="jaeger"))
 
 
 def test_a_log_that_cannot_be_read_is_said_in_a_sentence() -> None:

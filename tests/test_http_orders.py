@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from conftest import Stage, make_order, make_stage
 from test_cancellation import assert_done_once
+from test_run_workflow import serving
 
-from comparison.stage.processes import Program, Server, clean_environment, free_port
+from comparison.stage.processes import Program, Server, free_port, wait_until
+from examples.http_orders import main
 from shop.orders import Order
 from shop.parsing import MAX_LINE_BYTES
 
 ORDER = make_order()
-ACCEPTED = {"order_id": "1", "status": "started", "detail": "order-1"}
 ANSWER_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 
@@ -40,11 +41,10 @@ class Answer:
 class WebServer(Program):
     """The example as a process, and a client of it."""
 
-    ready = "running on http://127.0.0.1"
-
-    def __init__(self, log: Path, settings: dict[str, str]) -> None:
-        self.port = free_port()
-        super().__init__(log, settings, "-m", "examples.http_orders", f"--port={self.port}")
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.port = stage, free_port()
+        log = stage.directory / "web"
+        super().__init__(log, stage.settings, "-m", "examples.http_orders", f"--port={self.port}")
 
     async def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         return await asyncio.to_thread(self._ask, method, path, body)
@@ -65,70 +65,59 @@ class WebServer(Program):
         return Answer(response.status, document, text, dict(response.headers), time.monotonic() - begun)
 
 
-@pytest.fixture
-async def web(stage: Stage) -> AsyncIterator[WebServer]:
-    """Run the example on the stage's namespace."""
-    started = WebServer(stage.directory / "web", stage.settings)
-    await started.start()
-    yield started
-    await started.kill()
-
-
 @pytest.fixture(scope="module")
-async def door(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WebServer]:
-    """Run the example for the tests in which nothing is accepted."""
-    stage = await make_stage(server, tmp_path_factory.mktemp("door"))
-    started = WebServer(stage.directory / "web", stage.settings)
-    await started.start()
-    yield started
-    await started.kill()
+async def web(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WebServer]:
+    """Run the example for all tests: each has an order of its own."""
+    stage = await make_stage(server, tmp_path_factory.mktemp("web"))
+    running = WebServer(stage)
+    await running.start()
+    yield running
+    await running.kill()
 
 
-async def ended(web: WebServer, order_id: str) -> Answer:
+def accepted(order: Order) -> dict[str, str]:
+    return {"order_id": order.order_id, "status": "started", "detail": f"order-{order.order_id}"}
+
+
+async def ended(web: WebServer, order: Order) -> Answer:
     """Ask for an order until it has ended."""
-    answer = await web.ask("GET", f"/orders/{order_id}")
-    while answer.document["status"] == "started":
-        await asyncio.sleep(0.1)
-        answer = await web.ask("GET", f"/orders/{order_id}")
-    return answer
+
+    async def ask() -> Answer:
+        while (answer := await web.ask("GET", f"/orders/{order.order_id}")).document["status"] == "started":
+            await asyncio.sleep(0.1)
+        return answer
+
+    return await asyncio.wait_for(ask(), PATIENCE_SECONDS)
 
 
-async def test_an_order_is_accepted_without_a_worker_shown_as_started_and_then_as_it_ended(
-    web: WebServer, stage: Stage
-) -> None:
-    accepted = await web.post(ORDER)
-    under_way = await web.ask("GET", accepted.headers["location"])
-    await stage.start_worker()
-    outcome = await asyncio.wait_for(ended(web, "1"), PATIENCE_SECONDS)
-    again = await web.post(ORDER)
+async def test_an_order_is_accepted_without_a_worker_shown_as_started_and_then_as_it_ended(web: WebServer) -> None:
+    order = make_order("late")
+    first = await web.post(order)
+    under_way = await web.ask("GET", first.headers["location"])
+    async with serving(web.stage):
+        outcome = await ended(web, order)
+    again = await web.post(order)
 
-    assert (accepted.status, accepted.document, accepted.headers["location"]) == (202, ACCEPTED, "/orders/1")
-    assert (under_way.status, under_way.document) == (200, ACCEPTED)
+    assert (first.status, first.document, first.headers["location"]) == (202, accepted(order), "/orders/late")
+    assert (under_way.status, under_way.document) == (200, accepted(order))
     assert (outcome.status, outcome.document["status"]) == (200, "completed")
-    assert (again.status, again.document) == (202, ACCEPTED)
-    assert_done_once(stage.ledger(), ORDER)
+    assert (again.status, again.document) == (202, accepted(order))
+    assert_done_once(web.stage.ledger(), order)
 
 
-async def test_the_same_order_many_times_at_once_is_one_order_with_one_answer(web: WebServer, stage: Stage) -> None:
-    answers = await asyncio.gather(*(web.post(ORDER) for _ in range(8)))
-    await stage.start_worker()
-    await asyncio.wait_for(ended(web, "1"), PATIENCE_SECONDS)
+async def test_the_same_order_many_times_at_once_is_one_order_and_other_content_under_its_id_a_conflict(
+    web: WebServer,
+) -> None:
+    order = make_order("many")
+    answers = await asyncio.gather(*(web.post(order) for _ in range(8)))
+    refused = await web.post(replace(order, customer_id="grace"))
+    async with serving(web.stage):
+        await ended(web, order)
 
     assert {answer.status for answer in answers} == {202}
-    assert all(answer.document == ACCEPTED for answer in answers)
-    assert_done_once(stage.ledger(), ORDER)
-
-
-async def test_other_content_under_the_id_of_an_order_is_a_conflict_and_the_order_goes_on(
-    web: WebServer, stage: Stage
-) -> None:
-    await web.post(ORDER)
-    refused = await web.post(replace(ORDER, customer_id="grace"))
-    await stage.start_worker()
-    await asyncio.wait_for(ended(web, "1"), PATIENCE_SECONDS)
-
-    assert (refused.status, refused.text) == (409, "order-1 runs or ran with other content; it was left alone")
-    assert_done_once(stage.ledger(), ORDER)
+    assert all(answer.document == accepted(order) for answer in answers)
+    assert (refused.status, refused.text) == (409, "order-many runs or ran with other content; it was left alone")
+    assert_done_once(web.stage.ledger(), order)
 
 
 @pytest.mark.parametrize(
@@ -144,36 +133,36 @@ async def test_other_content_under_the_id_of_an_order_is_a_conflict_and_the_orde
     ],
 )
 async def test_a_malformed_order_is_refused_with_its_field_and_the_rule_and_is_not_started(
-    door: WebServer, broken: Callable[[str], str], reason: str
+    web: WebServer, broken: Callable[[str], str], reason: str
 ) -> None:
-    refused = await door.ask("POST", "/orders", broken(json.dumps(asdict(ORDER))).encode())
+    refused = await web.ask("POST", "/orders", broken(json.dumps(asdict(ORDER))).encode())
 
     assert refused.status == 422
     assert refused.text.startswith(reason)
-    assert (await door.ask("GET", "/orders/1")).status == 404
+    assert (await web.ask("GET", "/orders/1")).status == 404
 
 
-async def test_an_order_that_is_too_long_is_refused(door: WebServer) -> None:
-    refused = await door.ask("POST", "/orders", b" " * (MAX_LINE_BYTES + 1))
+async def test_an_order_that_is_too_long_is_refused(web: WebServer) -> None:
+    refused = await web.ask("POST", "/orders", b" " * (MAX_LINE_BYTES + 1))
 
     assert (refused.status, refused.text) == (413, f"order: is longer than {MAX_LINE_BYTES} bytes")
 
 
-async def test_a_client_that_leaves_before_its_order_is_complete_is_no_error(door: WebServer) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+async def test_a_client_that_leaves_before_its_order_is_complete_is_no_error(web: WebServer) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(b'POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"order_id"')
     await writer.drain()
     writer.close()
     await writer.wait_closed()
 
     # The web server has seen it when it has answered the next one.
-    assert (await door.ask("GET", "/orders/1")).status == 404
-    assert "Traceback" not in door.errors.read_text()
+    assert (await web.ask("GET", "/orders/1")).status == 404
+    assert "Traceback" not in web.errors.read_text()
 
 
 @pytest.mark.parametrize("path", ["/orders/2", "/", f"/orders/{'x' * 65}", f"/orders/{'x' * 2_000}"])
-async def test_what_is_not_there_is_not_found(door: WebServer, path: str) -> None:
-    assert (await door.ask("GET", path)).status == 404
+async def test_what_is_not_there_is_not_found(web: WebServer, path: str) -> None:
+    assert (await web.ask("GET", path)).status == 404
 
 
 @pytest.mark.parametrize(
@@ -184,84 +173,79 @@ async def test_what_is_not_there_is_not_found(door: WebServer, path: str) -> Non
     ],
 )
 async def test_an_order_that_did_not_complete_says_why(
-    web: WebServer, stage: Stage, token: str, faults: str, status: str, reason: str
+    web: WebServer, token: str, faults: str, status: str, reason: str
 ) -> None:
-    await stage.start_worker(faults)
-    await web.post(replace(ORDER, payment_token=token))
-    outcome = await asyncio.wait_for(ended(web, "1"), PATIENCE_SECONDS)
+    order = make_order(status, payment_token=token)
+    async with serving(web.stage, faults):
+        await web.post(order)
+        outcome = await ended(web, order)
 
     assert (outcome.status, outcome.document["status"]) == (200, status)
     assert reason in outcome.document["detail"]
 
 
 async def test_an_order_that_was_cancelled_or_terminated_is_shown_as_such_and_a_terminated_one_is_started_anew(
-    web: WebServer, stage: Stage
+    web: WebServer,
 ) -> None:
-    await web.post(ORDER)
-    await web.post(make_order("2"))
-    await stage.client.get_workflow_handle("order-1").terminate()
-    await stage.client.get_workflow_handle("order-2").cancel()
-    terminated = await web.ask("GET", "/orders/1")
-    again = await web.post(ORDER)
-    await stage.start_worker()
-    outcomes = [await asyncio.wait_for(ended(web, order_id), PATIENCE_SECONDS) for order_id in ("1", "2")]
+    orders = make_order("terminated"), make_order("cancelled")
+    for order in orders:
+        await web.post(order)
+    await web.stage.client.get_workflow_handle("order-terminated").terminate()
+    await web.stage.client.get_workflow_handle("order-cancelled").cancel()
+    terminated = await web.ask("GET", "/orders/terminated")
+    again = await web.post(orders[0])
+    async with serving(web.stage):
+        outcomes = [await ended(web, order) for order in orders]
 
     assert (terminated.document["status"], again.status) == ("unknown", 202)
     assert [outcome.document["status"] for outcome in outcomes] == ["completed", "cancelled"]
     assert outcomes[1].document["detail"].endswith("; nothing was charged")
 
 
-async def test_while_the_server_is_dead_there_is_no_answer_but_503_and_after_it_the_same_order_is_accepted_once(
+async def test_while_the_server_is_away_there_is_no_answer_but_503_and_after_it_the_same_order_is_accepted_once(
     own_server: Server, tmp_path: Path
 ) -> None:
+    """Before it ever came, and after it was killed."""
     stage = Stage(own_server, "default", await own_server.client(), tmp_path)
-    web = WebServer(tmp_path / "web", stage.settings)
-    stage.started.append(web)
+    web = WebServer(stage)
+    await own_server.kill()
     try:
         await web.start()
-        before = await web.post(ORDER)
-        await own_server.kill()
-        away = [await web.post(ORDER), await web.post(make_order("2")), await web.ask("GET", "/orders/1")]
-
+        away = [await web.post(ORDER)]
         await own_server.start()
-        while (after := await web.post(ORDER)).status == 503:
-            await asyncio.sleep(0.1)
-        await stage.start_worker()
-        await asyncio.wait_for(ended(web, "1"), PATIENCE_SECONDS)
-    finally:
-        for program in stage.started:
-            await program.kill()
-
-    assert [(answer.status, answer.headers["retry-after"]) for answer in away] == [(503, "1")] * 3
-    assert max(answer.seconds for answer in away) < ANSWER_SECONDS
-    assert (before.status, before.document) == (after.status, after.document) == (202, ACCEPTED)
-    assert_done_once(stage.ledger(), ORDER)
-
-
-async def test_a_server_that_comes_later_than_the_web_server_is_found(tmp_path: Path) -> None:
-    server = Server(tmp_path / "server")
-    web = WebServer(tmp_path / "web", server.settings())
-    try:
-        await web.start()
-        early = await web.post(ORDER)
-        await server.start()
-        while (later := await web.post(ORDER)).status == 503:
-            await asyncio.sleep(0.1)
+        before = await accepted_at_last(web)
+        await own_server.kill()
+        away += [await web.post(ORDER), await web.post(make_order("2")), await web.ask("GET", "/orders/1")]
+        await own_server.start()
+        after = await accepted_at_last(web)
+        async with serving(stage):
+            await ended(web, ORDER)
         web.signal(signal.SIGINT)
         status = await web.wait(20)
     finally:
-        for program in (web, server):
-            await program.kill()
+        await web.kill() if web.is_running else None
 
-    assert (early.status, later.status, status) == (503, 202, 0)
-    assert early.seconds < ANSWER_SECONDS
+    assert [(answer.status, answer.headers["retry-after"]) for answer in away] == [(503, "1")] * 4
+    assert max(answer.seconds for answer in away) < ANSWER_SECONDS
+    assert (before.status, before.document) == (after.status, after.document) == (202, accepted(ORDER))
+    assert_done_once(stage.ledger(), ORDER)
+    assert status == 0
     assert "Traceback" not in web.errors.read_text()
     assert web.output.read_text() == ""
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "x"])
-async def test_a_port_that_is_none_is_bad_usage(tmp_path: Path, port: str) -> None:
-    program = Program(tmp_path / "web", clean_environment(), "-m", "examples.http_orders", f"--port={port}")
+async def accepted_at_last(web: WebServer) -> Answer:
+    """Post the order until the server is found."""
+    while (answer := await web.post(ORDER)).status == 503:
+        await asyncio.sleep(0.1)
+    return answer
 
-    assert await program.run() == 2
-    assert "Traceback" not in program.errors.read_text()
+
+@pytest.mark.parametrize("port", ["0", "65536", "x"])
+def test_a_port_that_is_none_is_bad_usage(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["http_orders", f"--port={port}"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 2

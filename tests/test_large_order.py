@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import pytest
 from conftest import Stage, make_order
+from temporalio import worker
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import (
     Client,
@@ -23,12 +24,11 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
 from test_cancellation import Hold, assert_done_once, assert_nothing_held, serve, start, wait_for_event
 from test_status import details_of
 from test_workflow_time import duration, skip
 
-from comparison.stage.processes import Program, Server, clean_environment, free_port, wait_until
+from comparison.stage.processes import Program, Server, Worker, free_port, wait_until
 from examples.large_order import EXPIRE_AFTER, LARGE_ORDERS, REMIND_AFTER, Decision, LargeOrderWorkflow, remind
 from plumbing.admission import Admission
 from plumbing.connection import add_search_attribute
@@ -49,7 +49,7 @@ LargeOrder: TypeAlias = "WorkflowHandle[LargeOrderWorkflow, Outcome]"
 @asynccontextmanager
 async def deciding(client: Client) -> AsyncIterator[None]:
     """Run the example's worker in this process, wired as in its `serve`."""
-    async with Worker(
+    async with worker.Worker(
         client, task_queue=LARGE_ORDERS, workflows=[LargeOrderWorkflow], activities=[remind], interceptors=[Admission()]
     ):
         yield
@@ -182,12 +182,13 @@ async def test_a_second_decision_and_one_of_nobody_are_refused_and_leave_no_trac
     assert_done_once(read_ledger(shop.location), ORDER)
 
 
-@pytest.mark.parametrize("sent", [[], [1], [{"by": "ada"}], [{"is_approved": 1, "by": "ada"}], [APPROVED, APPROVED]])
-async def test_what_is_no_decision_is_refused_and_the_order_goes_on_waiting(stage: Stage, sent: list[object]) -> None:
+async def test_what_is_no_decision_is_refused_and_the_order_goes_on_waiting(stage: Stage) -> None:
+    malformed: list[list[object]] = [[], [1], [{"by": "ada"}], [{"is_approved": 1, "by": "ada"}], [APPROVED, APPROVED]]
     async with deciding(stage.client):
         handle = await place(stage.client)
-        with pytest.raises(WorkflowUpdateFailedError):
-            await asyncio.wait_for(handle.execute_update("decide", args=sent), PATIENCE_SECONDS)
+        for sent in malformed:
+            with pytest.raises(WorkflowUpdateFailedError):
+                await asyncio.wait_for(handle.execute_update("decide", args=sent), PATIENCE_SECONDS)
 
         answer = await decide(handle, DECLINED)
 
@@ -266,67 +267,46 @@ async def test_an_order_under_way_outlives_the_approval_that_is_terminated_and_i
 class LargeOrderWorker(Program):
     """The example's worker as a process."""
 
-    ready = "serving"
-
-    def __init__(self, log: Path, settings: dict[str, str]) -> None:
-        super().__init__(log, settings, "-m", "examples.large_order")
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage.directory / "waiting", stage.settings, "-m", "examples.large_order")
 
 
-async def test_an_order_that_waits_outlives_the_kill_of_the_server_and_both_workers(
+async def test_an_order_that_waits_and_a_decision_that_is_answered_outlive_the_kill_of_everything(
     own_server: Server, tmp_path: Path
 ) -> None:
     stage = Stage(own_server, "default", await own_server.client(), tmp_path)
-    waiting = LargeOrderWorker(tmp_path / "waiting", stage.settings)
+    orders, waiting = Worker(tmp_path / "orders", stage.settings, stage.data), LargeOrderWorker(stage)
+    programs: tuple[Program, ...] = (own_server, waiting, orders)
+    decided = make_order("decided")
     try:
-        orders = await stage.start_worker()
         await waiting.start()
-        handle = await place(stage.client)
-        await wait_for_event(handle, EventType.EVENT_TYPE_TIMER_STARTED)  # type: ignore[arg-type]  # of any workflow
-        programs: tuple[Program, ...] = (own_server, orders, waiting)
+        handles = [await place(stage.client, order) for order in (ORDER, decided)]
+        await wait_for_event(handles[0], EventType.EVENT_TYPE_TIMER_STARTED)  # type: ignore[arg-type]  # of any workflow
+        answer = await decide(handles[1], APPROVED)
+        await orders.start()
         for program in programs:
             await program.kill()
-        untouched = stage.ledger().attempts
 
         for program in programs:
             await program.start()
-        answer = await decide(handle, APPROVED)
-        outcome = await end_of(handle)
+        late_answer, again = await decide(handles[0], APPROVED), await decide(handles[1], DECLINED)
+        outcomes = [await end_of(handle) for handle in handles]
     finally:
-        for program in (*stage.started, waiting):
-            await program.kill()
+        for program in programs:
+            await program.kill() if program.is_running else None
 
-    assert (untouched, answer, outcome.status) == ((), "taken", Status.COMPLETED)
-    assert_done_once(stage.ledger(), ORDER)
-
-
-async def test_a_decision_that_is_answered_outlives_the_kill_of_everything(own_server: Server, tmp_path: Path) -> None:
-    stage = Stage(own_server, "default", await own_server.client(), tmp_path)
-    waiting = LargeOrderWorker(tmp_path / "waiting", stage.settings)
-    try:
-        await waiting.start()
-        handle = await place(stage.client)
-        answer = await decide(handle, APPROVED)
-        await waiting.kill()
-        await own_server.kill()
-
-        await own_server.start()
-        await waiting.start()
-        await stage.start_worker()
-        again, outcome = await decide(handle, DECLINED), await end_of(handle)
-    finally:
-        for program in (*stage.started, waiting):
-            await program.kill()
-
-    assert (answer, outcome.status) == ("taken", Status.COMPLETED)
+    assert (answer, late_answer) == ("taken", "taken")
     assert again.startswith(("it was decided by ada", "workflow execution already completed"))
-    assert_done_once(stage.ledger(), ORDER)
+    assert [outcome.status for outcome in outcomes] == [Status.COMPLETED] * 2
+    for order in (ORDER, decided):
+        assert_done_once(stage.ledger(), order)
 
 
 async def test_the_worker_refuses_malformed_orders_stops_on_request_and_says_if_no_server_is_there(
-    stage: Stage, tmp_path: Path
+    stage: Stage,
 ) -> None:
-    nowhere = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
-    worker, alone = LargeOrderWorker(tmp_path / "worker", stage.settings), LargeOrderWorker(tmp_path / "alone", nowhere)
+    worker, alone = LargeOrderWorker(stage), LargeOrderWorker(stage)
+    alone.environment["TEMPORAL_ADDRESS"] = f"127.0.0.1:{free_port()}"
 
     await worker.start()
     handle = await place(stage.client, replace(ORDER, items=()))
@@ -337,5 +317,5 @@ async def test_the_worker_refuses_malformed_orders_stops_on_request_and_says_if_
 
     assert str(failed.value.cause).startswith("InvalidOrder: items: must be a list of 1 to ")
     assert statuses == (0, 1)
-    assert "ERROR the Temporal server at 127.0.0.1" in alone.errors.read_text()
-    assert "Traceback" not in worker.errors.read_text() + alone.errors.read_text()
+    assert "ERROR the Temporal server at 127.0.0.1" in worker.errors.read_text()
+    assert "Traceback" not in worker.errors.read_text()

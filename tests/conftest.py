@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -29,7 +30,8 @@ from shop.shop import Shop
 from shop.stores.location import Location, PostgresUrl
 from workflows import ORDER_STATUS
 
-TEST_SERVER = str(Path(sys.executable).parent / "temporal-test-server")
+PROGRAMS = Path(sys.executable).parent
+TEMPORAL, TEST_SERVER = PROGRAMS / "temporal", str(PROGRAMS / "temporal-test-server")
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # These keep both cores busy on their own: one after the other, in the same process.
@@ -191,6 +193,14 @@ class Stage:
         starter = self.starter(*orders)
         status = await starter.run()
         return status, {line.split("\t")[0]: line.split("\t")[1] for line in starter.lines()}
+
+    async def temporal(self, *arguments: str) -> None:
+        """Do something as somebody with the `temporal` program would."""
+        where = ("--address", self.server.address, "--namespace", self.namespace)
+        process = await asyncio.create_subprocess_exec(
+            TEMPORAL, *arguments, *where, env=self.settings, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await asyncio.wait_for(process.wait(), 30) == 0
 
     def ledger(self) -> Ledger:
         """Read what happened in the shop."""

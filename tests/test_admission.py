@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -30,7 +28,6 @@ from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow
 
 AnyHandle: TypeAlias = WorkflowHandle[Any, Any]  # Any: workflows of whatever type
 
-TEMPORAL = Path(sys.executable).parent / "temporal"
 LIMIT_SECONDS = 5.0
 ORDER = make_order("bad")
 DOCUMENT = asdict(ORDER)
@@ -255,17 +252,10 @@ async def test_a_good_order_under_a_foreign_workflow_id_fails_at_once(served: St
 
 async def test_a_bad_start_from_another_client_fails_at_once(served: Stage) -> None:
     workflow_id = "order-from-the-command-line"
-    process = await asyncio.create_subprocess_exec(
-        TEMPORAL,
-        *("workflow", "start", "--type", "OrderWorkflow", "--workflow-id", workflow_id, "--task-queue", TASK_QUEUE),
-        *("--input", '{"order_id": "7"}', "--address", served.server.address, "--namespace", served.namespace),
-        env=served.settings,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    names = ("--type", "OrderWorkflow", "--workflow-id", workflow_id, "--task-queue", TASK_QUEUE)
 
-    exit_status = await asyncio.wait_for(process.wait(), LIMIT_SECONDS)
+    await served.temporal("workflow", "start", *names, "--input", '{"order_id": "7"}')
 
-    assert exit_status == 0
     error_type = await assert_refused(served, served.client.get_workflow_handle(workflow_id), "is missing")
     assert error_type == "InvalidOrder"
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -16,11 +15,18 @@ from pathlib import Path
 import pytest
 from conftest import Stage, make_order
 from temporalio import activity, workflow
-from temporalio.api.enums.v1 import EventType, TaskQueueType, VersioningBehavior
+from temporalio.api.deployment.v1 import WorkerDeploymentVersion
+from temporalio.api.enums.v1 import EventType, TaskQueueType, VersionDrainageStatus, VersioningBehavior
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeWorkerDeploymentVersionRequest,
+    SetWorkerDeploymentCurrentVersionRequest,
+    SetWorkerDeploymentRampingVersionRequest,
+)
 from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.worker import WorkerDeploymentConfig
 from test_cancellation import (
     COMPLETED,
@@ -67,49 +73,43 @@ def build(build_id: str) -> WorkerDeploymentConfig | None:
     return read_version(Namespace(deployment=DEPLOYMENT, build_id=build_id))
 
 
-async def temporal(stage: Stage, *arguments: str) -> str | None:
-    """Do something as somebody with the `temporal` program would; return what it prints, or None if it fails."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / "temporal",
-        *arguments,
-        *("--address", stage.server.address, "--namespace", stage.namespace),
-        env=stage.settings,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    output, _ = await process.communicate()
-    return None if process.returncode else output.decode()
+async def until(stage: Stage, number: int, query: str) -> None:
+    """Wait until so many workflows are found."""
 
-
-async def until(stage: Stage, expected: str, *arguments: str) -> None:
-    """Repeat a command until it succeeds and prints what is expected."""
-
-    async def repeat() -> None:
-        while expected not in (await temporal(stage, *arguments) or "(failed)"):
+    async def count() -> None:
+        while (await stage.client.count_workflows(query)).count != number:
             await asyncio.sleep(0.1)
 
-    await asyncio.wait_for(repeat(), PATIENCE_SECONDS)
+    await asyncio.wait_for(count(), PATIENCE_SECONDS)
 
 
-async def route(stage: Stage, command: str, *target: str) -> None:
+async def route(stage: Stage, build_id: str, ramp_percentage: float = 0.0) -> None:
     """Set the current or the ramping version, as soon as the server knows it, and wait until both queues follow."""
-    await until(stage, "Success", *("worker", "deployment", command, "--deployment-name", DEPLOYMENT), *target, "--yes")
-    wanted = target[1] if target[0] == "--build-id" else ""
+    service = stage.client.workflow_service
+    current = SetWorkerDeploymentCurrentVersionRequest(
+        namespace=stage.namespace, deployment_name=DEPLOYMENT, build_id=build_id
+    )
+    ramping = SetWorkerDeploymentRampingVersionRequest(
+        namespace=stage.namespace, deployment_name=DEPLOYMENT, build_id=build_id, percentage=ramp_percentage
+    )
+    while True:
+        with suppress(RPCError):  # until its worker has polled both queues
+            if ramp_percentage:
+                await service.set_worker_deployment_ramping_version(ramping)
+            else:
+                await service.set_worker_deployment_current_version(current)
+            break
+        await asyncio.sleep(0.1)
     for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
         request = DescribeTaskQueueRequest(
             namespace=stage.namespace, task_queue=TaskQueue(name=TASK_QUEUE), task_queue_type=kind
         )
         while True:
-            told = (await stage.client.workflow_service.describe_task_queue(request)).versioning_info
-            is_ramp = command == "set-ramping-version"
-            version = told.ramping_deployment_version if is_ramp else told.current_deployment_version
-            if version.build_id == wanted:
+            told = (await service.describe_task_queue(request)).versioning_info
+            version = told.ramping_deployment_version if ramp_percentage else told.current_deployment_version
+            if version.build_id == build_id:
                 break
             await asyncio.sleep(0.05)
-
-
-async def make_current(stage: Stage, build_id: str) -> None:
-    await route(stage, "set-current-version", "--build-id", build_id)
 
 
 def moved_to(build_id: str) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ async def test_a_worker_says_which_version_it_serves_and_pins_its_orders_to_it(s
     worker.arguments += ("--deployment=orders", "--build-id=2026.11.29-5a91bcb")
     stage.started.append(worker)
     await worker.start()
-    await make_current(stage, "2026.11.29-5a91bcb")
+    await route(stage, "2026.11.29-5a91bcb")
 
     outcome = await run_order(stage.client, NEW, wait=True)
 
@@ -198,16 +198,16 @@ async def test_an_order_ends_with_the_build_that_began_it_while_the_next_build_t
     of_the_first = 'TemporalWorkerDeploymentVersion="orders:v1" AND CloseTime IS NULL'
     with closing(Shop(stage.data, PlanOfEachOrder(plans={"old": hold.plan()}))) as shop:
         async with serve(stage.client, shop, version=build("v1")):
-            await make_current(stage, "v1")
+            await route(stage, "v1")
             old = await start(stage.client, OLD)
             await asyncio.to_thread(hold.reached.wait, PATIENCE_SECONDS)
             async with serve(stage.client, shop, [ChangedWorkflow], version=build("v2")):
-                await make_current(stage, "v2")
+                await route(stage, "v2")
                 new_ends = await end_of(stage.client, await start(stage.client, NEW), NEW)
-                await until(stage, "Total: 1", "workflow", "count", "--query", of_the_first)
+                await until(stage, 1, of_the_first)
                 hold.released.set()
                 old_ends = await end_of(stage.client, old, OLD)
-                await until(stage, "Total: 0", "workflow", "count", "--query", of_the_first)
+                await until(stage, 0, of_the_first)
 
     assert (old_ends, new_ends) == (COMPLETED, COMPLETED)
     assert (await pinned_to(stage, OLD), await pinned_to(stage, NEW)) == ("v1", "v2")
@@ -215,14 +215,16 @@ async def test_an_order_ends_with_the_build_that_began_it_while_the_next_build_t
 
 
 async def test_a_ramp_gives_some_of_the_new_orders_to_the_next_build(stage: Stage, shop: Shop) -> None:
-    orders = [make_order(str(number), items=ONE_MUG) for number in range(20)]
+    taken_by, numbers = set[str](), count()
     async with serve(stage.client, shop, version=build("v1")), serve(stage.client, shop, version=build("v2")):
-        await make_current(stage, "v1")
-        await route(stage, "set-ramping-version", "--build-id", "v2", "--percentage", "50")
-        outcomes = await asyncio.gather(*(run_order(stage.client, order, wait=True) for order in orders))
+        await route(stage, "v1")
+        await route(stage, "v2", ramp_percentage=50)
+        while len(taken_by) < 2:  # which one takes an order, is chance
+            order = make_order(str(next(numbers)), items=ONE_MUG)
+            assert (await run_order(stage.client, order, wait=True)).status is Status.COMPLETED
+            taken_by.add(await pinned_to(stage, order))
 
-    assert {outcome.status for outcome in outcomes} == {Status.COMPLETED}
-    assert {await pinned_to(stage, order) for order in orders} == {"v1", "v2"}
+    assert taken_by == {"v1", "v2"}
 
 
 @pytest.mark.parametrize("workflow_type", [OrderWorkflow, ChangedWorkflow])
@@ -235,11 +237,11 @@ async def test_the_first_versioned_build_takes_over_orders_that_began_without_an
             handle = await start(stage.client, OLD, task_timeout=A_SECOND)
             await asyncio.to_thread(hold.reached.wait, PATIENCE_SECONDS)
             async with serve(stage.client, shop, [workflow_type], version=build("v1")):
-                await make_current(stage, "v1")
+                await route(stage, "v1")
                 hold.released.set()
                 if workflow_type is ChangedWorkflow:
                     await told(stage, OLD, "Nondeterminism")
-                    await route(stage, "set-current-version", "--unversioned")
+                    await route(stage, "")
                 end = await end_of(stage.client, handle, OLD)
 
     assert end == COMPLETED
@@ -250,7 +252,7 @@ async def test_without_a_current_version_orders_wait_and_who_waits_is_told_so(st
     async with serve(stage.client, shop, version=build("v1")):
         handle = await start(stage.client, NEW)
         answer = await told(stage, NEW, "version")
-        await make_current(stage, "v1")
+        await route(stage, "v1")
         end = await end_of(stage.client, handle, NEW)
 
     assert answer == (
@@ -263,15 +265,15 @@ async def test_without_a_current_version_orders_wait_and_who_waits_is_told_so(st
 async def test_an_order_whose_version_has_no_worker_left_waits_until_it_is_moved(stage: Stage) -> None:
     with closing(Shop(stage.data, STOCK_IS_DOWN)) as shop:
         async with serve(stage.client, shop, version=build("v1")):
-            await make_current(stage, "v1")
+            await route(stage, "v1")
             handle = await start(stage.client, OLD)
             await wait_for_attempt(shop, OLD, "update_inventory")
     with closing(Shop(stage.data)) as shop:
         async with serve(stage.client, shop, version=build("v2")):
-            await make_current(stage, "v2")
+            await route(stage, "v2")
             answer = await told(stage, OLD, "no worker")
             of_the_first = 'TemporalWorkerDeploymentVersion="orders:v1" AND CloseTime IS NULL'
-            await temporal(stage, "workflow", "update-options", "--yes", "--query", of_the_first, *moved_to("v2"))
+            await stage.temporal("workflow", "update-options", "--yes", "--query", of_the_first, *moved_to("v2"))
             end = await end_of(stage.client, handle, OLD)
 
     assert answer.endswith(
@@ -289,17 +291,17 @@ async def test_after_a_roll_back_new_orders_take_the_old_build_and_those_of_the_
     """A move alone does not do: the old build cannot follow the history of the other."""
     with closing(Shop(stage.data, PlanOfEachOrder(plans={"old": STOCK_IS_DOWN}))) as shop:
         async with serve(stage.client, shop, [ChangedWorkflow], version=build("bad")):
-            await make_current(stage, "bad")
+            await route(stage, "bad")
             handle = await start(stage.client, OLD)
             await wait_for_attempt(shop, OLD, "update_inventory")
     with closing(Shop(stage.data)) as shop:
         async with serve(stage.client, shop, version=build("good")):
-            await make_current(stage, "good")
+            await route(stage, "good")
             new_ends = await end_of(stage.client, await start(stage.client, NEW), NEW)
-            await temporal(stage, "workflow", "update-options", "-w", handle.id, *moved_to("good"))
+            await stage.temporal("workflow", "update-options", "-w", handle.id, *moved_to("good"))
             await told(stage, OLD, "Nondeterminism")
             reset = ("workflow", "reset", "-w", handle.id, "--type", "FirstWorkflowTask", "--reason", "roll-back")
-            await temporal(stage, *reset, "with-workflow-update-options", *moved_to("good"))
+            await stage.temporal(*reset, "with-workflow-update-options", *moved_to("good"))
             old_outcome = await run_order(stage.client, OLD, wait=True)
 
     assert (new_ends, old_outcome.status) == (COMPLETED, Status.COMPLETED)
@@ -321,28 +323,34 @@ async def test_a_paused_order_is_no_running_one_and_only_a_count_of_all_open_one
     pausing: Stage,
 ) -> None:
     """The server calls a version drained that a paused order is pinned to."""
-    described = ("worker", "deployment", "describe-version", "--deployment-name", DEPLOYMENT, "--build-id", "v1")
+    version = WorkerDeploymentVersion(deployment_name=DEPLOYMENT, build_id="v1")
+    described = DescribeWorkerDeploymentVersionRequest(namespace="default", deployment_version=version)
     of_the_first = 'TemporalWorkerDeploymentVersion="orders:v1" AND '
+    client = pausing.client
     with closing(Shop(pausing.data, PlanOfEachOrder(plans={"old": STOCK_IS_DOWN}))) as shop:
-        async with (
-            serve(pausing.client, shop, version=build("v1")),
-            serve(pausing.client, shop, version=build("v2")),
-        ):
-            await make_current(pausing, "v1")
-            handle = await start(pausing.client, OLD)
+        async with serve(client, shop, version=build("v1")), serve(client, shop, version=build("v2")):
+            await route(pausing, "v1")
+            handle = await start(client, OLD)
             await wait_for_attempt(shop, OLD, "update_inventory")
-            await temporal(pausing, "workflow", "pause", "-w", handle.id)
+            await pausing.temporal("workflow", "pause", "-w", handle.id)
             await told(pausing, OLD, "it is paused")
-            await until(pausing, "Total: 1", "workflow", "count", "--query", 'ExecutionStatus="Paused"')
-            await make_current(pausing, "v2")
-            await until(pausing, "drained", *described)
-            running = await temporal(pausing, "workflow", "count", "-q", f'{of_the_first}ExecutionStatus="Running"')
-            opened = await temporal(pausing, "workflow", "count", "-q", f"{of_the_first}CloseTime IS NULL")
-            unpatched = await temporal(
-                pausing, "workflow", "count", "-q", "CloseTime IS NULL AND TemporalChangeVersion IS NULL"
-            )
+            await until(pausing, 1, 'ExecutionStatus="Paused"')
+            await route(pausing, "v2")
+            drainage = None
+            while drainage != VersionDrainageStatus.VERSION_DRAINAGE_STATUS_DRAINED:
+                await asyncio.sleep(0.2)
+                told_of_it = await client.workflow_service.describe_worker_deployment_version(described)
+                drainage = told_of_it.worker_deployment_version_info.drainage_info.status
+            counts = [
+                (await client.count_workflows(query)).count
+                for query in (
+                    f'{of_the_first}ExecutionStatus="Running"',
+                    f"{of_the_first}CloseTime IS NULL",
+                    "CloseTime IS NULL AND TemporalChangeVersion IS NULL",
+                )
+            ]
 
-    assert (running, opened, unpatched) == ("Total: 0\n", "Total: 1\n", "Total: 1\n")
+    assert counts == [0, 1, 1]
 
 
 async def test_a_running_worker_takes_a_changed_workflow_from_its_folder_so_each_build_needs_its_own(
@@ -418,12 +426,12 @@ async def test_a_new_step_loses_orders_while_workers_that_do_not_know_it_take_it
         new = serve(stage.client, shop, [GiftWorkflow], version=new_version, more_steps=[wrap_gift])
         await workers.enter_async_context(new)
         if rollout.are_versioned:
-            await make_current(stage, "v2")
+            await route(stage, "v2")
         numbers = count(1)
         wrapped, lost = 0, list[str]()
         # Which worker takes an order, and which an attempt, is chance.
-        while not (lost if rollout.loses_orders else wrapped > 5):
-            orders = [make_order(str(next(numbers)), items=ONE_MUG) for _ in range(12)]
+        while not (lost if rollout.loses_orders else wrapped > 3):
+            orders = [make_order(str(next(numbers)), items=ONE_MUG) for _ in range(8)]
             handles = [await start(stage.client, order) for order in orders]
             for handle in handles:
                 try:

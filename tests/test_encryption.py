@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Stage, make_order, make_stage, write_orders
+from conftest import TEMPORAL, Stage, make_order, make_stage, write_orders
 from google.protobuf.json_format import MessageToJson, Parse
 from proofs.browser import browser, is_installed
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
@@ -55,7 +55,6 @@ from shop.orders import Outcome, Status
 from shop.shop import Shop
 from workflows import ATTEMPT_TIMEOUT, ORDER_STATUS, TASK_QUEUE
 
-TEMPORAL = Path(sys.executable).parent / "temporal"
 OLD, NEW = os.urandom(32), os.urandom(32)
 TOKEN = "tok_visa"
 NO_FAULTS, NO_STOCK = FaultPlan(), parse_faults("update_inventory:unavailable*inf")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import mean
 
-from conftest import Stage, make_order
+from conftest import TEMPORAL, Stage, make_order
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import Priority
@@ -22,7 +21,6 @@ from shop.ledger import read_ledger
 from shop.shop import Shop
 from workflows import ORDER_STATUS, TASK_QUEUE
 
-TEMPORAL = str(Path(sys.executable).parent / "temporal")
 LIMIT = 5  # steps a second
 # Places of the late ones, on the average: 35 in turn, 5 in strict order, 10 if both kinds alternate.
 BACKLOG, LATE = 30, 10
@@ -47,14 +45,7 @@ class OneStep:
 async def limit_queue(stage: Stage, limit: str) -> None:
     """Set the limit of the queue itself, as an operator would."""
     names = ("--task-queue", TASK_QUEUE, "--task-queue-type", "activity", "--queue-rps-limit", limit)
-    process = await asyncio.create_subprocess_exec(
-        TEMPORAL,
-        *("task-queue", "config", "set", "--address", stage.server.address, "--namespace", stage.namespace),
-        *names,
-        env=stage.settings,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    assert await asyncio.wait_for(process.wait(), 30) == 0
+    await stage.temporal("task-queue", "config", "set", *names)
 
 
 async def places_of_the_late(server: Server, client: Client, first: Priority, late: Priority) -> list[int]:
@@ -134,7 +125,7 @@ async def test_urgent_steps_overtake_a_backlog_but_in_no_strict_order(stage: Sta
 async def test_fairness_keys_share_a_queue_only_where_the_server_is_told_to(stage: Stage, tmp_path: Path) -> None:
     one, another = Priority(fairness_key="one"), Priority(fairness_key="another")
     told = Server(tmp_path)
-    told.executable = TEMPORAL
+    told.executable = str(TEMPORAL)
     told.arguments = ("server", "start-dev", f"--port={told.port}", "--headless", "--log-level=error", *FAIR)
     await told.start()
 

@@ -41,22 +41,10 @@ class ParcelsWorkflow:
 NOBODY = f"no worker listens on task queue {TASK_QUEUE}, or all are busy"
 
 
-async def temporal(stage: Stage, *arguments: str) -> None:
-    """Do something as somebody with the `temporal` program would."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / "temporal",
-        *arguments,
-        *("--address", stage.server.address, "--namespace", stage.namespace),
-        env=stage.settings,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    assert await asyncio.wait_for(process.wait(), 30) == 0
-
-
 async def start_by_command(stage: Stage, content: str, *options: str, type: str = "OrderWorkflow") -> None:
     """Start a workflow under the id of the order."""
     names = ("--type", type, "--workflow-id", "order-1", "--task-queue", TASK_QUEUE, "--input", content)
-    await temporal(stage, "workflow", "start", *names, *options)
+    await stage.temporal("workflow", "start", *names, *options)
 
 
 @pytest.fixture

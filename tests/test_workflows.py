@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from conftest import make_order
@@ -141,10 +138,9 @@ async def test_a_step_that_is_failed_by_hand_ends_the_order_with_the_reason_that
     order, hold = make_order("by-hand"), Hold(step="process_payment")
     handle = await counter.start_held(order, hold)
     (step,) = (await handle.describe()).raw_description.pending_activities
-    temporal = str(Path(sys.executable).parent / "temporal")
-    command = [temporal, "activity", "fail", "--workflow-id", handle.id, "--activity-id", step.activity_id]
+    names = ("--workflow-id", handle.id, "--activity-id", step.activity_id)
 
-    subprocess.run([*command, "--reason", "the bank is gone"], env=counter.stage.settings, check=True)
+    await counter.stage.temporal("activity", "fail", *names, "--reason", "the bank is gone")
     failure = await failure_after_one_run(handle)
     hold.released.set()
 

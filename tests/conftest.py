@@ -36,22 +36,27 @@ NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # These keep both cores busy on their own: one after the other, in the same process.
 HEAVY = ("test_matrix", "test_crashes", "test_comparison")
-# Its pages take up to a minute each, and share nothing.
-PAGES = "test_documents"
-# These wait most of the time, while others use the cores.
-WAITING = ("test_run_workflow", "test_run_worker", "test_new_runs", "test_versions")
-LONGEST_FIRST = (*HEAVY, PAGES, *WAITING)
+LONGEST_FIRST = (
+    *HEAVY,
+    "test_documents",
+    "test_run_worker",
+    "test_deployments",
+    "test_run_workflow",
+    "test_new_runs",
+    "test_encryption",
+    "test_starting",
+)
 
 
 class ModulesStayTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
-    """Gives a process whole modules, the heavy ones all to the same; only the pages go one by one.
+    """Gives a process whole modules, the heavy ones all to the same.
 
     `--dist loadgroup` would do, but has no effect with pytest 9.2: https://github.com/pytest-dev/pytest-xdist/issues/1386
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = Path(nodeid.partition("::")[0]).stem
-        return nodeid if module == PAGES else "heavy" if module in HEAVY else module
+        return "heavy" if module in HEAVY else module
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,6 +41,7 @@ SETTINGS = re.compile(r"(\w+=\S+ )*")
 TIMEOUT_SECONDS, SLOW_TIMEOUT_SECONDS = 110, 900
 # Take minutes: run to renew a page, not to test it. test_bench holds the shape of what the page shows of them.
 SLOW = ("$ python -m comparison bench", "$ python -m tests.proofs.ablation", "$ python -m tests.proofs.in_flight")
+SIDE_BY_SIDE = 4
 COSTS = "docs/cost.svg"
 MAX_README_LINES, MAX_README_WORDS = 150, 1_300
 
@@ -217,15 +219,36 @@ def printed_by(command: str) -> str:
     ).stdout
 
 
-@pytest.mark.timeout(290)
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if CONSOLE.search(page.read_text())], ids=lambda page: page.name
-)
-async def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path, quick_python: Path) -> None:
-    text = page.read_text()
+WITH_COMMANDS = [page for page in PAGES if CONSOLE.search(page.read_text())]
 
-    # README.md's programs start from nothing.
-    now = await pasted(text, tmp_path, leave_slow=True, python=PROGRAMS if page == PAGES[0] else quick_python)
+
+@pytest.fixture(scope="module")
+async def pages(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_python: Path
+) -> AsyncIterator[dict[Path, Awaitable[str]]]:
+    """Begin to carry out the pages that are asked for, those with most commands first; they wait most of the time."""
+    slots = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def carry_out(page: Path) -> str:
+        # README.md's programs start from nothing.
+        python = PROGRAMS if page == PAGES[0] else quick_python
+        async with slots:
+            return await pasted(page.read_text(), tmp_path_factory.mktemp(page.stem), leave_slow=True, python=python)
+
+    names = " ".join(item.name for item in request.session.items if "commands_of_a_page" in item.name)
+    asked_for = [page for page in WITH_COMMANDS if page.name in names]
+    asked_for.sort(key=lambda page: page.read_text().count("\n$ "), reverse=True)
+    tasks = {page: asyncio.ensure_future(carry_out(page)) for page in asked_for}
+    yield dict(tasks)
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+@pytest.mark.timeout(290)
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+async def test_the_commands_of_a_page_print_what_it_shows(page: Path, pages: dict[Path, Awaitable[str]]) -> None:
+    text, now = page.read_text(), await pages[page]
 
     assert [normalized(block[0]) for block in CONSOLE.finditer(now)] == [
         normalized(block[0]) for block in CONSOLE.finditer(text)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import termios
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from test_cancellation import serve
 from wire import Wire
 
 from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
+from plumbing.batch import SCREENFUL
 from plumbing.connection import add_search_attribute
 from run_workflow import main, run_order
 from shop.faults import parse_faults
@@ -300,7 +301,6 @@ async def test_a_cancelled_order_is_cancelled_and_holds_nothing(stage: Stage, ca
 @pytest.mark.parametrize(
     ("redirection", "status", "is_printed"),
     [
-        (">/dev/full", 1, False),
         (">&-", 1, False),
         ("2>/dev/full", 0, True),
     ],
@@ -385,70 +385,32 @@ async def test_a_starter_whose_server_becomes_a_black_hole_goes_on_when_it_is_ba
     assert "Traceback" not in starter.errors.read_text()
 
 
-async def test_a_reader_that_leaves_is_not_reported_as_bad_input(stage: Stage) -> None:
-    # As in `run_workflow.py ORDERS | head -0`. Exit status 2 would say that nothing was started.
-    path = write_orders(stage.directory / "orders.jsonl", make_order("1"), make_order("2"), make_order("3"))
-    buffered = {name: value for name, value in stage.settings.items() if name != "PYTHONUNBUFFERED"}
-    reading, writing = os.pipe()
-    os.close(reading)
-
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "run_workflow.py",
-        "--no-wait",
-        str(path),
-        stdout=writing,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-        env=buffered,
-    )
-    os.close(writing)
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
-
-    assert (await stage.client.get_workflow_handle("order-1").describe()).id == "order-1"
-    assert process.returncode in (0, 1), errors.decode()
-    assert b"Traceback" not in errors
-
-
 async def test_progress_is_drawn_on_a_terminal_and_nowhere_else(stage: Stage) -> None:
-    path = write_orders(stage.directory / "orders.jsonl", *[make_order(str(number)) for number in range(41)])
+    terminal, its_end = pty.openpty()
+    orders = [make_order(str(number)) for number in range(SCREENFUL + 1)]
+    path = write_orders(stage.directory / "orders.jsonl", *orders)
 
     elsewhere = await run_starter(stage.settings, "--no-wait", path)
-    status, output, on_terminal = await run_on_terminal(stage.settings, "--no-wait", path)
-
-    assert (elsewhere.status, len(elsewhere.lines), "100%" in elsewhere.log) == (0, 41, False)
-    assert (status, len(output.splitlines())) == (0, 41)
-    assert "100%" in on_terminal
-    assert b"%" not in output
-
-
-async def run_on_terminal(settings: dict[str, str], *arguments: str | Path) -> tuple[int, bytes, str]:
-    """Run the starter with a terminal as its standard error; return exit status, standard output and what it showed."""
-    terminal, its_end = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "run_workflow.py",
-        *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=its_end,
-        cwd=ROOT,
-        env=settings,
-    )
+    starter = Program(stage.directory / "starter", stage.settings, "run_workflow.py", "--no-wait", str(path))
+    starter.errors = Path(os.ttyname(its_end))
+    reading = asyncio.create_task(asyncio.to_thread(read_to_end, terminal))
+    status = await starter.run()
     os.close(its_end)
-    shown, (output, _) = await asyncio.gather(asyncio.to_thread(read_to_end, terminal), process.communicate())
+    shown = await reading
     os.close(terminal)
-    assert process.returncode is not None
-    return process.returncode, output, shown.decode()
+
+    assert (elsewhere.status, len(elsewhere.lines), "100%" in elsewhere.log) == (0, len(orders), False)
+    assert (status, len(starter.lines())) == (0, len(orders))
+    assert b"100%" in shown
+    assert "%" not in starter.output.read_text()
 
 
 def read_to_end(terminal: int) -> bytes:
     """Read until the other side has closed; Linux says so by an error."""
     read = b""
-    try:
+    with suppress(OSError):
         while part := os.read(terminal, 65536):
             read += part
-    except OSError:
-        pass
     return read
 
 

@@ -220,6 +220,20 @@ async def test_where_adding_search_attributes_is_denied_the_command_is_said(
     assert f"temporal operator {command}" in caplog.text
 
 
+async def test_where_the_search_attribute_has_another_type_it_is_said_and_left_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = IndexedValueType.INDEXED_VALUE_TYPE_INT
+    await stage.client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=stage.namespace, search_attributes={"OrderStatus": number})
+    )
+
+    await add_search_attribute(stage.client, ORDER_STATUS)
+
+    assert "cannot add the search attribute OrderStatus (" in caplog.text
+    assert (await search_attributes(stage))["OrderStatus"] == number
+
+
 async def test_a_link_leads_to_the_ui_beside_the_server(stage: Stage) -> None:
     link = ui_link(stage.client, "workflows/order-1")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from conftest import Stage, make_order, make_stage
+from conftest import Stage, make_order
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
@@ -25,8 +25,8 @@ from test_cancellation import (
     assert_nothing_held,
     open_counter,
     serve,
-    start,
 )
+from test_versions import deliver
 
 from comparison.stage.processes import POLL_SECONDS, Server, wait_until
 from plumbing.connection import add_search_attribute
@@ -42,15 +42,6 @@ NO_STOCK_YET = "update_inventory:unavailable*inf"
 async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
     async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-async def forgetful(counter: Counter, server: Server) -> AsyncIterator[Stage]:
-    """Serve the same shop on a namespace that knows none of its orders."""
-    stage = await make_stage(server, counter.stage.directory)
-    await add_search_attribute(stage.client, ORDER_STATUS)
-    async with serve(stage.client, counter.shop):
-        yield stage
 
 
 async def terminate(counter: Counter, handle: Handle, order: Order) -> None:
@@ -197,31 +188,13 @@ async def test_a_completed_order_that_is_reset_completes_again_whatever_is_down(
     assert_done_once(counter.ledger(), order)
 
 
-@pytest.mark.parametrize("down", ["", "validate_inventory"])
-async def test_a_delivered_order_that_the_server_forgot_is_completed_again_whatever_is_down(
-    down: str, counter: Counter, forgetful: Stage
-) -> None:
-    order = make_order(f"forgotten-{down}")
-    counter.plans[order.order_id] = FaultPlan()
-    first = await run_order(counter.stage.client, order, wait=True)
-    counter.plans[order.order_id] = parse_faults(f"{down}:unavailable*inf" if down else "")
-
-    again = await run_order(forgetful.client, order, wait=True)
-
-    assert (first.status, again) == (Status.COMPLETED, first)
-    assert down == "" or "ServiceUnavailable" in counter.attempts(order, down)
-    assert_done_once(counter.ledger(), order)
-
-
 async def test_a_delivered_order_that_was_forgotten_waits_while_nobody_can_say_whether_it_was_charged(
-    counter: Counter, forgetful: Stage
+    counter: Counter,
 ) -> None:
     order = make_order("waits")
-    counter.plans[order.order_id] = FaultPlan()
-    await run_order(counter.stage.client, order, wait=True)
-    counter.plans[order.order_id] = parse_faults("process_payment:unavailable*inf,void_charge:unavailable*inf")
+    deliver(counter.shop, order)
 
-    handle = await start(forgetful.client, order)
+    handle = await counter.start(order, parse_faults("process_payment:unavailable*inf,void_charge:unavailable*inf"))
     await wait_until(lambda: len(counter.attempts(order, "void_charge")) > 1, "it is asked again and again")
     status = (await handle.describe()).status
     counter.plans[order.order_id] = FaultPlan()
@@ -229,17 +202,3 @@ async def test_a_delivered_order_that_was_forgotten_waits_while_nobody_can_say_w
 
     assert (status, outcome.status) == (WorkflowExecutionStatus.RUNNING, Status.COMPLETED)
     assert_done_once(counter.ledger(), order)
-
-
-async def test_an_order_that_was_ended_and_forgotten_is_rejected_when_it_comes_again(
-    counter: Counter, forgetful: Stage
-) -> None:
-    order = make_order("ended-and-forgotten")
-    counter.plans[order.order_id] = parse_faults("process_payment:unavailable*3")
-    first = await run_order(counter.stage.client, order, wait=True)
-
-    again = await run_order(forgetful.client, order, wait=True)
-
-    assert (first.status, again.status) == (Status.FAILED, Status.REJECTED)
-    assert "OrderVoided" in again.detail
-    assert_nothing_held(counter.ledger(), order)

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from test_run_workflow import serving
 from wire import Wire
 
 from comparison.stage.processes import ROOT, Program, Worker, free_port, wait_until
-from plumbing.starting import what_for
 from run_worker import main
 from run_workflow import run_order
 from shop.orders import Item, Status
@@ -107,24 +104,6 @@ async def test_each_attempt_is_logged_a_failed_one_in_one_line_more_and_nothing_
     assert f"for the shop in {stage.data.resolve()}; watch it at {stage.server.ui}" in log
     assert "Traceback" not in log
     assert worker.lines() == []
-
-
-async def test_a_worker_serves_beside_an_order_status_of_another_type_and_says_what_orders_wait_for(
-    stage: Stage,
-) -> None:
-    await stage.client.operator_service.add_search_attributes(
-        AddSearchAttributesRequest(
-            namespace=stage.namespace, search_attributes={"OrderStatus": IndexedValueType.INDEXED_VALUE_TYPE_INT}
-        )
-    )
-
-    worker = await stage.start_worker()
-    await run_order(stage.client, make_order(), wait=False)
-    while "OrderStatus" not in (told := await what_for(stage.client, "order-1")):
-        await asyncio.sleep(0.2)
-
-    assert worker.is_running
-    assert told.startswith("its workers fail to run it: ")
 
 
 async def test_too_few_threads_make_orders_wait_and_fail_none(stage: Stage) -> None:

@@ -178,33 +178,6 @@ def test_bad_usage_is_refused_before_anything_is_connected_to(
     assert argument.partition("=")[0] in errors.splitlines()[-1]
 
 
-async def test_a_bad_file_ends_the_program_with_2_and_one_sentence(tmp_path: Path) -> None:
-    nowhere = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
-    content, named = BAD_FILES[-1]
-    path = tmp_path / "orders.jsonl"
-    path.write_bytes(content)
-
-    ended = await run_starter(nowhere, path)
-
-    assert (ended.status, ended.lines, ended.log.count("\n")) == (2, [], 1)
-    assert ended.log.startswith(f"run_workflow: {path}: {named}")
-
-
-@asynccontextmanager
-async def connecting_to_silence(directory: Path, program: str) -> AsyncIterator[Program]:
-    """Run a program whose server accepts the connection and never answers; begin when it has connected."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.setblocking(False)
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        settings = clean_environment(TEMPORAL_ADDRESS=address, SHOP_DATA=str(directory / "shop"))
-        connecting = Program(directory / "program", settings, program)
-        await connecting.start()
-        connection, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 30)
-        with connection:
-            yield connecting
-        await connecting.stop()
-
-
 async def test_no_wait_starts_the_orders_and_leaves(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     orders = [make_order("1"), make_order("2")]
@@ -356,9 +329,15 @@ def bytes_waiting_in(pipe: int) -> int:
 
 
 async def test_an_interrupt_while_it_connects_is_one_line(tmp_path: Path) -> None:
-    async with connecting_to_silence(tmp_path, "run_workflow.py") as starter:
-        starter.signal(signal.SIGINT)
-        status = await starter.wait(10)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection, and never answers
+        silent.setblocking(False)
+        settings = clean_environment(TEMPORAL_ADDRESS=f"127.0.0.1:{silent.getsockname()[1]}")
+        starter = Program(tmp_path / "starter", settings, "run_workflow.py")
+        await starter.start()
+        connection, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 30)
+        with connection:
+            starter.signal(signal.SIGINT)
+            status = await starter.wait(10)
 
     assert (status, starter.lines()) == (2, [])
     assert starter.errors.read_text() == "run_workflow: interrupted; nothing was started\n"

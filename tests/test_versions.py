@@ -143,6 +143,13 @@ CASES = {
         {"process_payment": ["ok", DOWN, DOWN, DOWN], "void_sale": ["ok"]},
         before=deliver,
     ),
+    "delivered": Case(COMPLETED, before=deliver),
+    "delivered-then-no-validation": Case(
+        COMPLETED,
+        "validate_inventory:unavailable*inf",
+        {"validate_inventory": [DOWN] * 3, "void_sale": ["ok"], "refund_payment": []},
+        before=deliver,
+    ),
     "settled": Case(REJECTED, before=lambda shop, order: shop.settle(order.order_id)),
     "taken-id": Case(Status.UNKNOWN, "", {"void_charge": []}, before=deliver_another),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Stage, make_order, make_stage
 from temporalio.service import RPCError
+from test_cancellation import assert_done_once, attempts_of
 from wire import Wire
 
 from comparison.stage.processes import POLL_SECONDS, Program, Server, Worker, wait_until
@@ -37,17 +38,13 @@ class Ending:
     printed: dict[str, str]
     ledger: Ledger
 
-    def tried(self, step: str, order_id: str = ORDER.order_id) -> list[str]:
+    def tried(self, step: str) -> list[str]:
         """Return the outcomes of the attempts at a step."""
-        return outcomes(self.ledger, step, order_id)
+        return attempts_of(self.ledger, ORDER, step)
 
 
 Story = Callable[[Stage], Awaitable[Ending]]
 Endings = Mapping[str, Awaitable[Ending]]
-
-
-def outcomes(ledger: Ledger, step: str, order_id: str = ORDER.order_id) -> list[str]:
-    return [tried.outcome for tried in ledger.attempts if (tried.step, tried.order_id) == (step, order_id)]
 
 
 def printed_by(*starters: Program) -> dict[str, str]:
@@ -55,20 +52,12 @@ def printed_by(*starters: Program) -> dict[str, str]:
     return {order_id: status for order_id, status, _ in lines}
 
 
-def assert_done_once(ledger: Ledger, *orders: Order) -> None:
+def assert_only_these_done(ledger: Ledger, *orders: Order) -> None:
     """Check that the orders, and no others, are charged, taken from stock and confirmed, each once."""
-    assert sorted((charge.order_id, charge.amount_cents, charge.refunded) for charge in ledger.charges) == [
-        (order.order_id, order.total_cents, False) for order in orders
-    ]
-    assert sorted((sale.order_id, sale.sku, sale.quantity, sale.restored) for sale in ledger.sales) == sorted(
-        (order.order_id, item.sku, item.quantity, False) for order in orders for item in order.items
-    )
-    assert sorted((mail.order_id, mail.sent) for mail in ledger.confirmations) == [
-        (order.order_id, True) for order in orders
-    ]
-    for sku, stock in ledger.stock.items():
-        sold = sum(item.quantity for order in orders for item in order.items if item.sku == sku)
-        assert stock.initial - stock.now == sold
+    for order in orders:
+        assert_done_once(ledger, order)
+    assert len(ledger.charges) == len(ledger.confirmations) == len(orders)
+    assert {sale.order_id for sale in ledger.sales} == {order.order_id for order in orders}
 
 
 @asynccontextmanager
@@ -94,8 +83,12 @@ async def supervised_worker(stage: Stage, faults: str = "") -> AsyncIterator[Wor
         await worker.stop()
 
 
+def payments(stage: Stage, order: Order = ORDER) -> list[str]:
+    return attempts_of(stage.ledger(), order, "process_payment")
+
+
 def payment_is_tried(stage: Stage) -> Callable[[], bool]:
-    return lambda: outcomes(stage.ledger(), "process_payment") != []
+    return lambda: payments(stage) != []
 
 
 def under(faults: str) -> Story:
@@ -127,7 +120,7 @@ async def kill_starters(stage: Stage) -> Ending:
             await asyncio.sleep(POLL_SECONDS / 10)
         await killed[1].kill()
         await killed[2].start()
-        await wait_until(lambda: len(outcomes(stage.ledger(), "process_payment", "3")) == 1, "the third order is paid")
+        await wait_until(lambda: len(payments(stage, after)) == 1, "the third order is paid")
         await killed[2].kill()
         assert printed_by(*killed) == {}
         status, printed = await stage.run_orders(before, during, after)
@@ -154,8 +147,8 @@ async def kill_server(stage: Stage) -> Ending:
 async def outlived_by_a_slow_call(stage: Stage) -> Ending:
     await stage.start_worker(f"process_payment:unavailable*{TIMES - 1},process_payment:{SLOW}")
     status, printed = await stage.run_orders(ORDER)
-    assert outcomes(stage.ledger(), "process_payment")[-1] == "started", "under way when the order has ended"
-    await wait_until(lambda: "started" not in outcomes(stage.ledger(), "process_payment"), "the call has landed")
+    assert payments(stage)[-1] == "started", "under way when the order has ended"
+    await wait_until(lambda: "started" not in payments(stage), "the call has landed")
     return Ending(status, printed, stage.ledger())
 
 
@@ -254,7 +247,7 @@ async def test_a_step_whose_worker_is_killed_runs_again_and_has_one_effect(endin
 
     assert (ending.status, ending.printed) == (0, {"1": "completed"})
     assert {step: ending.tried(step) for step in STEPS} == dict.fromkeys(STEPS, ["started", "ok"])
-    assert_done_once(ending.ledger, ORDER)
+    assert_only_these_done(ending.ledger, ORDER)
 
 
 @pytest.mark.parametrize("faults", KILLS_IN_EACH_VOID, ids=CRASHES)
@@ -275,7 +268,7 @@ async def test_a_starter_killed_before_in_or_after_the_start_and_run_again_is_on
 
     assert (ending.status, ending.printed) == (0, {"1": "completed", "2": "completed", "3": "completed"})
     assert [attempt.outcome for attempt in ending.ledger.attempts] == ["ok"] * 3 * 4
-    assert_done_once(ending.ledger, make_order("1"), make_order("2"), make_order("3"))
+    assert_only_these_done(ending.ledger, make_order("1"), make_order("2"), make_order("3"))
 
 
 async def test_a_server_killed_and_started_on_its_file_loses_no_order(endings: Endings) -> None:
@@ -283,7 +276,7 @@ async def test_a_server_killed_and_started_on_its_file_loses_no_order(endings: E
 
     assert (ending.status, ending.printed) == (0, {"1": "completed"})
     assert set(ending.tried("process_payment")) == {"ok"}
-    assert_done_once(ending.ledger, ORDER)
+    assert_only_these_done(ending.ledger, ORDER)
 
 
 async def test_a_report_that_a_cut_network_delays_is_refused_and_the_effect_is_one(endings: Endings) -> None:
@@ -291,7 +284,7 @@ async def test_a_report_that_a_cut_network_delays_is_refused_and_the_effect_is_o
 
     assert (ending.status, ending.printed) == (0, {"1": "completed"})
     assert ending.tried("process_payment") == ["ok", "ok"]
-    assert_done_once(ending.ledger, ORDER)
+    assert_only_these_done(ending.ledger, ORDER)
 
 
 async def test_an_order_that_kills_every_worker_ends_after_its_attempts_and_the_others_complete(
@@ -302,7 +295,7 @@ async def test_an_order_that_kills_every_worker_ends_after_its_attempts_and_the_
     assert (ending.status, ending.printed) == (1, {"1": "failed", "2": "completed", "3": "completed"})
     assert ending.tried("process_payment") == ["started"] * TIMES
     assert ending.ledger.voids == (Void("1", "void_charge", ORDER.digest),)
-    assert_done_once(ending.ledger, make_order("2"), make_order("3"))
+    assert_only_these_done(ending.ledger, make_order("2"), make_order("3"))
 
 
 async def test_a_slow_call_that_lands_when_the_order_is_voided_has_no_effect(endings: Endings) -> None:

@@ -36,7 +36,6 @@ from temporalio.exceptions import ApplicationError
 from test_cancellation import Counter, Handle, PlanOfEachOrder, serve, start, wait_for_event
 
 from comparison.stage.processes import (
-    ROOT,
     STOP_TIMEOUT_SECONDS,
     Program,
     Server,
@@ -45,7 +44,7 @@ from comparison.stage.processes import (
     free_port,
     wait_until,
 )
-from examples.codec_endpoint import MAX_BODY_BYTES, CodecEndpoint
+from examples.codec_endpoint import MAX_BODY_BYTES, CodecEndpoint, main
 from plumbing.connection import NoConnection, add_search_attribute, connect
 from plumbing.encryption import ENCRYPTED, KEY_ID, Encryption, key_id_of, read_keys
 from plumbing.starting import what_for
@@ -443,20 +442,23 @@ def test_the_endpoint_listens_on_this_machine_alone(endpoint: str) -> None:
     ],
 )
 def test_an_endpoint_that_cannot_run_says_why_and_ends_with_2(
-    settings: dict[str, str], options: list[str], sentence: str
+    settings: dict[str, str],
+    options: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "examples.codec_endpoint", *options],
-        cwd=ROOT,
-        env=clean_environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    monkeypatch.setattr("sys.argv", ["codec_endpoint", *options])
+    monkeypatch.setattr("examples.codec_endpoint.log_to_stderr", lambda: None)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
 
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert sentence in ended.stderr
-    assert "Traceback" not in ended.stderr
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main())
+
+    output, errors = capsys.readouterr()
+    assert (ended.value.code, output) == (2, "")
+    assert sentence in errors
 
 
 @pytest.fixture(scope="module")

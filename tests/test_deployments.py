@@ -39,7 +39,7 @@ from test_cancellation import (
     wait_for_attempt,
 )
 from test_deploys import ChangedWorkflow
-from test_run_worker import end_without_a_server
+from test_run_workflow import end_without_a_server
 from test_starting import start_pausing_server
 
 from comparison.stage.processes import ROOT, Worker
@@ -47,6 +47,7 @@ from plumbing.connection import add_search_attribute, connect
 from plumbing.process import _shorten_expected_failure
 from plumbing.starting import describe, what_for
 from plumbing.versions import read_version
+from run_worker import main
 from run_workflow import run_order
 from shop.faults import parse_faults
 from shop.orders import Item, Order, Outcome, Status
@@ -168,7 +169,7 @@ def test_half_a_version_or_an_odd_name_is_bad_usage_before_anything_is_opened_or
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    status = end_without_a_server(monkeypatch, f"--data={tmp_path / 'shop'}", *arguments)
+    status = end_without_a_server(monkeypatch, main, f"--data={tmp_path / 'shop'}", *arguments)
 
     output, errors = capfd.readouterr()
     assert (status, output, errors.count("\n")) == (2, "", 1)

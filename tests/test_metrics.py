@@ -15,10 +15,11 @@ from conftest import Stage, make_order, make_stage
 from temporalio.api.enums.v1 import EventType
 from test_cancellation import serve, start, wait_for_event
 from test_deploys import ChangedWorkflow
+from test_run_workflow import end_without_a_server
 
-import run_worker
 from comparison.stage.processes import ROOT, Server, Worker, free_port, wait_until
 from plumbing.connection import add_search_attribute
+from run_worker import main
 from shop.orders import Item
 from workflows import ORDER_STATUS
 
@@ -107,10 +108,8 @@ def test_an_address_that_metrics_cannot_be_served_at_is_bad_usage_in_one_sentenc
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if address == "taken":
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-        monkeypatch.setattr("sys.argv", ["run_worker.py", f"--data={tmp_path / 'shop'}", f"--metrics={address}"])
-        monkeypatch.setattr(run_worker, "log_to_stderr", lambda: None)
 
-        status = run_worker.main()
+        status = end_without_a_server(monkeypatch, main, f"--data={tmp_path / 'shop'}", f"--metrics={address}")
 
     output, errors = capfd.readouterr()
     assert (status, output, errors.count("\n")) == (2, "", 1)

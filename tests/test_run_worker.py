@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 import time
@@ -11,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order
-from test_run_workflow import serving
+from test_run_workflow import end_without_a_server, serving
 from wire import Wire
 
-from comparison.stage.processes import ROOT, Program, Worker, free_port, wait_until
+from comparison.stage.processes import ROOT, Program, Worker, wait_until
 from run_worker import main
 from run_workflow import run_order
 from shop.orders import Item, Status
-from shop.terminal.streams import run_program
 
 
 def tried(stage: Stage) -> list[tuple[str, str]]:
@@ -47,22 +45,11 @@ async def test_a_worker_that_is_asked_to_stop_brings_the_step_under_way_to_its_e
     assert len(stage.ledger().charges) == 1
 
 
-def end_without_a_server(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run the worker's program in this process where no server is; return its exit status.
-
-    One that connects first would say that there is no server, and end with 1.
-    """
-    monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{free_port()}")
-    monkeypatch.setattr(sys, "argv", ["run_worker.py", *arguments])
-    monkeypatch.setattr(logging, "raiseExceptions", True)  # `main` switches it off: put it back afterwards
-    return run_program("run_worker", main)
-
-
 @pytest.mark.parametrize("faults", ["process_payment", "pay:unavailable", "process_payment:crash_before*0"])
 def test_a_fault_plan_that_cannot_be_read_is_bad_usage_before_anything_is_connected_to(
     tmp_path: Path, faults: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status = end_without_a_server(monkeypatch, f"--data={tmp_path / 'shop'}", f"--faults={faults}")
+    status = end_without_a_server(monkeypatch, main, f"--data={tmp_path / 'shop'}", f"--faults={faults}")
 
     output, errors = capfd.readouterr()
     assert (status, output, errors.count("\n")) == (2, "", 1)
@@ -76,7 +63,7 @@ def test_a_data_directory_that_cannot_be_used_is_named(
 ) -> None:
     (tmp_path / "shop").touch()
 
-    status = end_without_a_server(monkeypatch, f"--data={tmp_path / 'shop'}")
+    status = end_without_a_server(monkeypatch, main, f"--data={tmp_path / 'shop'}")
 
     output, errors = capfd.readouterr()
     assert (status, output, errors.count("\n")) == (2, "", 1)

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,15 +142,15 @@ BAD_FILES = [
 ]
 
 
-def end_without_a_server(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the starter in this process where no server is; return its exit status.
+def end_without_a_server(monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], *arguments: str | Path) -> int:
+    """Run a program in this process where no server is; return its exit status.
 
     One that connects first would say that there is no server, and end with 1.
     """
     monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{free_port()}")
-    monkeypatch.setattr(sys, "argv", ["run_workflow.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
     monkeypatch.setattr(logging, "raiseExceptions", True)  # `main` switches it off: put it back afterwards
-    return run_program("run_workflow", main)
+    return run_program(main.__module__, main)
 
 
 @pytest.mark.parametrize(("content", "named"), BAD_FILES)
@@ -160,7 +160,7 @@ def test_a_bad_file_is_refused_whole_before_anything_is_connected_to(
     path = tmp_path / "orders.jsonl"
     path.write_bytes(content)
 
-    status = end_without_a_server(monkeypatch, path)
+    status = end_without_a_server(monkeypatch, main, path)
 
     output, errors = capfd.readouterr()
     assert (status, output, errors.count("\n")) == (2, "", 1)
@@ -171,7 +171,7 @@ def test_a_bad_file_is_refused_whole_before_anything_is_connected_to(
 def test_bad_usage_is_refused_before_anything_is_connected_to(
     argument: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status = end_without_a_server(monkeypatch, argument)
+    status = end_without_a_server(monkeypatch, main, argument)
 
     output, errors = capfd.readouterr()
     assert (status, output) == (2, "")

@@ -264,11 +264,11 @@ async def test_an_order_under_way_outlives_the_approval_that_is_terminated_and_i
         assert_nothing_held(stage.ledger(), ORDER)
 
 
-class LargeOrderWorker(Program):
+class LargeOrderWorker(Worker):
     """The example's worker as a process."""
 
     def __init__(self, stage: Stage) -> None:
-        super().__init__(stage.directory / "waiting", stage.settings, "-m", "examples.large_order")
+        Program.__init__(self, stage.directory / "waiting", stage.settings, "-m", "examples.large_order")
 
 
 async def test_an_order_that_waits_and_a_decision_that_is_answered_outlive_the_kill_of_everything(

@@ -159,6 +159,13 @@ async def wait_for_attempt(shop: Shop, order: Order, step: str) -> None:
     await wait_until(is_tried, f"{order.order_id} tries {step}")
 
 
+def deliver(shop: Shop, order: Order) -> None:
+    """Do all that an order needs, as an earlier run did that nobody remembers."""
+    shop.payments.process_payment(order)
+    shop.inventory.update_inventory(order)
+    shop.notifications.send_confirmation(order)
+
+
 def voids_of(ledger: Ledger, order: Order) -> list[str]:
     return [void.step for void in ledger.voids if void.order_id == order.order_id]
 

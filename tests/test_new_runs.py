@@ -23,10 +23,10 @@ from test_cancellation import (
     Handle,
     assert_done_once,
     assert_nothing_held,
+    deliver,
     open_counter,
     serve,
 )
-from test_versions import deliver
 
 from comparison.stage.processes import POLL_SECONDS, Server, wait_until
 from plumbing.connection import add_search_attribute

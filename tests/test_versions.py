@@ -22,6 +22,7 @@ from test_cancellation import (
     assert_done_once,
     assert_nothing_held,
     attempts_of,
+    deliver,
     serve,
     voids_of,
 )
@@ -61,13 +62,6 @@ def charge(shop: Shop, order: Order) -> None:
 def charge_and_sell_out(shop: Shop, order: Order) -> None:
     charge(shop, order)
     shop.inventory.update_inventory(make_order("rival", items=order.items))
-
-
-def deliver(shop: Shop, order: Order) -> None:
-    """Do all that an order needs, as an earlier run did that nobody remembers."""
-    charge(shop, order)
-    shop.inventory.update_inventory(order)
-    shop.notifications.send_confirmation(order)
 
 
 def deliver_another(shop: Shop, order: Order) -> None:

@@ -118,14 +118,14 @@ def test_what_encrypts_and_traces_is_not_imported_unless_it_is_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "setting", "value", "package"),
+    ("module", "setting", "value"),
     [
-        ("cryptography.hazmat.primitives.ciphers.aead", "PAYLOAD_KEYS_FILE", "payload.keys", "package cryptography"),
-        ("opentelemetry", "OTEL_TRACES_EXPORTER", "otlp", "packages of OpenTelemetry"),
+        ("cryptography.hazmat.primitives.ciphers.aead", "PAYLOAD_KEYS_FILE", "payload.keys"),
+        ("opentelemetry", "OTEL_TRACES_EXPORTER", "otlp"),
     ],
 )
 async def test_where_a_package_is_missing_that_a_setting_needs_a_sentence_says_what_to_install(
-    module: str, setting: str, value: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, setting: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # so Python marks what it shall not import
     monkeypatch.chdir(tmp_path)
@@ -133,7 +133,8 @@ async def test_where_a_package_is_missing_that_a_setting_needs_a_sentence_says_w
 
     sentence = await refusal_of(**{setting: value})
 
-    assert sentence.startswith(f"{setting} needs the {package}; install ")
+    assert sentence.startswith(setting)
+    assert "needs a package; install it once (make .venv): " in sentence
 
 
 @pytest.mark.parametrize("value", ["caf\udce9", "/home/caf\udce9"])

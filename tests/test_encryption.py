@@ -42,7 +42,6 @@ from comparison.stage.processes import (
     Worker,
     clean_environment,
     free_port,
-    wait_until,
 )
 from examples.codec_endpoint import MAX_BODY_BYTES, CodecEndpoint, main
 from plumbing.connection import NoConnection, add_search_attribute, connect
@@ -468,8 +467,8 @@ async def seen(secret: Counter) -> AsyncIterator[tuple[Stage, str]]:
     assert (await run(secret, "seen")).status is Status.COMPLETED
     arguments = ("-m", "examples.codec_endpoint", "--port", str(port), "--ui", stage.server.ui)
     program = Program(stage.directory / "endpoint", with_keys(stage, NEW), *arguments)
+    program.ready = "decrypting at"
     await program.start()
-    await wait_until(lambda: "decrypting at" in program.errors.read_text(), "the endpoint listens")
     yield stage, f"http://127.0.0.1:{port}"
     program.signal(signal.SIGINT)
     assert await program.wait(STOP_TIMEOUT_SECONDS) == 0

@@ -17,7 +17,7 @@ from conftest import Stage, make_order, make_stage
 from test_cancellation import assert_done_once
 from test_run_workflow import serving
 
-from comparison.stage.processes import Program, Server, free_port, wait_until
+from comparison.stage.processes import Program, Server, free_port
 from examples.http_orders import main
 from shop.orders import Order
 from shop.parsing import MAX_LINE_BYTES
@@ -40,6 +40,8 @@ class Answer:
 
 class WebServer(Program):
     """The example as a process, and a client of it."""
+
+    ready = "running on http://127.0.0.1"
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.port = stage, free_port()
@@ -223,7 +225,7 @@ async def test_while_the_server_is_away_there_is_no_answer_but_503_and_after_it_
         web.signal(signal.SIGINT)
         status = await web.wait(20)
     finally:
-        await web.kill() if web.is_running else None
+        await web.kill()
 
     assert [(answer.status, answer.headers["retry-after"]) for answer in away] == [(503, "1")] * 4
     assert max(answer.seconds for answer in away) < ANSWER_SECONDS

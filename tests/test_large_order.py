@@ -264,11 +264,13 @@ async def test_an_order_under_way_outlives_the_approval_that_is_terminated_and_i
         assert_nothing_held(stage.ledger(), ORDER)
 
 
-class LargeOrderWorker(Worker):
+class LargeOrderWorker(Program):
     """The example's worker as a process."""
 
+    ready = "serving"
+
     def __init__(self, stage: Stage) -> None:
-        Program.__init__(self, stage.directory / "waiting", stage.settings, "-m", "examples.large_order")
+        super().__init__(stage.directory / "waiting", stage.settings, "-m", "examples.large_order")
 
 
 async def test_an_order_that_waits_and_a_decision_that_is_answered_outlive_the_kill_of_everything(
@@ -293,7 +295,7 @@ async def test_an_order_that_waits_and_a_decision_that_is_answered_outlive_the_k
         outcomes = [await end_of(handle) for handle in handles]
     finally:
         for program in programs:
-            await program.kill() if program.is_running else None
+            await program.kill()
 
     assert (answer, late_answer) == ("taken", "taken")
     assert again.startswith(("it was decided by ada", "workflow execution already completed"))

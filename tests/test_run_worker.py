@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -148,16 +149,22 @@ async def test_a_worker_whose_server_becomes_a_black_hole_goes_on_when_it_is_bac
 
 
 async def test_a_worker_that_cannot_write_its_log_serves_all_the_same(stage: Stage) -> None:
-    worker = Worker(stage.directory / "worker", stage.settings, stage.data)
-    worker.errors = Path("/dev/full")
-    stage.started.append(worker)
-    await Program.start(worker)
-
-    outcome = await run_order(stage.client, make_order(), wait=True)
-    worker.signal(signal.SIGTERM)
+    with open(os.devnull) as nothing, open("/dev/full", "wb") as full:
+        worker = await Program.spawn(
+            *(sys.executable, "run_worker.py", f"--data={stage.data}"),
+            stdin=nothing,
+            stdout=full,
+            stderr=full,
+            cwd=ROOT,
+            env=stage.settings,
+        )
+    try:
+        outcome = await run_order(stage.client, make_order(), wait=True)
+    finally:
+        os.kill(worker.pid, signal.SIGTERM)
 
     assert outcome.status is Status.COMPLETED
-    assert await worker.wait(30) == 0
+    assert await asyncio.wait_for(worker.wait(), 30) == 0
 
 
 async def test_a_worker_under_nohup_outlives_its_terminal(stage: Stage) -> None:

@@ -164,7 +164,7 @@ async def test_a_collector_that_never_answers_does_not_hold_a_program_up(stage: 
 
 
 async def test_an_exporter_that_is_not_known_is_refused_in_a_sentence() -> None:
-    with pytest.raises(NoConnection, match="^OTEL_TRACES_EXPORTER must be otlp, console or none, not jaeger$"):
+    with pytest.raises(NoConnection, match="^correct OTEL_TRACES_EXPORTER: must be otlp, console or none, not jaeger$"):
         await connect(clean_environment(OTEL_TRACES_EXPORTER="jaeger"))
 
 

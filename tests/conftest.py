@@ -108,7 +108,7 @@ def _programs_are_forked() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def quick_python() -> Iterator[Path]:
+async def quick_python() -> AsyncIterator[Path]:
     """Give a folder with a `python` for a shell, that has our programs forked."""
     python = forked.ForkingPython()
     yield python.folder

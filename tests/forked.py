@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -37,8 +36,11 @@ class ForkedProcess:
     def __init__(
         self, arguments: Sequence[str], directory: Path, settings: Mapping[str, str], streams: Sequence[int]
     ) -> None:
-        """Start it."""
-        self._process = fork(arguments, directory, settings, streams)
+        """Start it in a folder, with these settings alone, and standard input, output and error."""
+        # Connections: of all that holds a descriptor, they can be handed to another process.
+        ends = [Connection(os.dup(stream)) for stream in streams]
+        self._process = FORKS.Process(target=run, args=(arguments, directory, dict(settings), ends), daemon=True)
+        self._process.start()
         assert self._process.pid
         self.pid: int = self._process.pid
         self._ended = asyncio.Event()
@@ -69,22 +71,11 @@ async def spawn(
     env: Mapping[str, str],
 ) -> ForkedProcess | asyncio.subprocess.Process:
     """Fork one of our programs; start any other, as `asyncio.create_subprocess_exec` does."""
-    if executable == sys.executable and (arguments[0] in PROGRAMS or arguments[1] in MODULES):
+    if executable == sys.executable and {*arguments[:2]} & {*PROGRAMS, *MODULES}:
         return ForkedProcess(arguments, cwd, env, [stream.fileno() for stream in (stdin, stdout, stderr)])
     return await asyncio.create_subprocess_exec(
         executable, *arguments, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env
     )
-
-
-def fork(
-    arguments: Sequence[str], directory: Path, settings: Mapping[str, str], streams: Sequence[int]
-) -> multiprocessing.context.ForkServerProcess:
-    """Start a program in a folder, with these settings alone, and standard input, output and error."""
-    # Connections: of all that holds a descriptor, they can be handed to another process.
-    ends = [Connection(os.dup(stream)) for stream in streams]
-    process = FORKS.Process(target=run, args=(arguments, directory, dict(settings), ends), daemon=True)
-    process.start()
-    return process
 
 
 def run(arguments: Sequence[str], directory: Path, settings: dict[str, str], streams: list[Connection]) -> None:
@@ -99,7 +90,7 @@ def run(arguments: Sequence[str], directory: Path, settings: dict[str, str], str
     os.environ.clear()
     os.environ.update(settings)
     program = arguments[1] if arguments[0] == "-m" else arguments[0]
-    if directory != ROOT:
+    if directory != ROOT:  # a copy of the tree has code of its own
         ours = {path.stem for path in ROOT.iterdir()}
         for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
             del sys.modules[name]
@@ -121,10 +112,11 @@ if not {{os.path.basename(arguments[0]), *arguments[1:2]}} & {{*{(*PROGRAMS[1:],
 door = socket.socket(socket.AF_UNIX)
 door.connect(os.path.join(os.path.dirname(__file__), "door"))
 socket.send_fds(door, [json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()], [0, 1, 2])
-pid = int(door.recv(64))
+answers = door.makefile()
+pid = int(answers.readline())
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: os.kill(pid, number))
-status = int(door.recv(64))
+status = int(answers.readline())
 if status < 0:
     os.kill(os.getpid(), -status)
 sys.exit(status)
@@ -143,26 +135,27 @@ class ForkingPython:
         self._door = socket.socket(socket.AF_UNIX)
         self._door.bind(str(self.folder / "door"))
         self._door.listen()
-        threading.Thread(target=self._open, daemon=True).start()
+        self._answers: set[asyncio.Task[None]] = set()
+        asyncio.get_running_loop().add_reader(self._door, self._fork)
 
     def close(self) -> None:
         """Remove the folder."""
-        self._door.shutdown(socket.SHUT_RDWR)
+        asyncio.get_running_loop().remove_reader(self._door)
         self._door.close()
         self._directory.cleanup()
 
-    def _open(self) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._fork, args=(self._door.accept()[0],), daemon=True).start()
-
-    def _fork(self, asked: socket.socket) -> None:
+    def _fork(self) -> None:
+        asked, _ = self._door.accept()
         request, streams, _, _ = socket.recv_fds(asked, 1_000_000, 3)
         arguments, directory, settings = json.loads(request)
-        process = fork(arguments, Path(directory), settings, streams)
+        process = ForkedProcess(arguments, Path(directory), settings, streams)
         for stream in streams:
             os.close(stream)
-        with asked:
-            asked.sendall(str(process.pid).encode())
-            process.join()
-            asked.sendall(str(process.exitcode).encode())
+        answer = asyncio.create_task(self._answer(asked, process))
+        self._answers.add(answer)
+        answer.add_done_callback(self._answers.discard)
+
+    async def _answer(self, asked: socket.socket, process: ForkedProcess) -> None:
+        with asked, suppress(OSError):  # whoever asked was killed
+            asked.sendall(f"{process.pid}\n".encode())
+            asked.sendall(f"{await process.wait()}\n".encode())

@@ -6,7 +6,7 @@ INSTALLED = .venv/installed
 # So many scripts of findings/ run at a time; they mostly wait.
 JOBS ?= 3
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header
-QUICK = activities audit faults imports orders shop storage streams interleavings
+QUICK = activities audit faults imports matrix orders shop storage streams interleavings
 
 .DEFAULT_GOAL = help
 .PHONY: help .venv demo test quick soak ablation findings picture check server worker order lock

@@ -35,7 +35,7 @@ TEMPORAL, TEST_SERVER = PROGRAMS / "temporal", str(PROGRAMS / "temporal-test-ser
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"
 
 # These keep both cores busy on their own: one after the other, in the same process.
-HEAVY = ("test_matrix", "test_crashes", "test_comparison")
+HEAVY = ("test_crashes", "test_comparison")
 LONGEST_FIRST = (
     *HEAVY,
     "test_documents",

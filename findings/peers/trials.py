@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -32,11 +31,13 @@ from shop.shop import Shop
 ORDER_ID = "1001"
 PEERS = Path(__file__).resolve().parent
 ROOT = PEERS.parent.parent
-# From Debian's package, which puts none of them on the path.
+# From Debian's packages, which put none of them on the path.
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+RABBITMQ = sorted(Path("/usr/lib/rabbitmq/lib").glob("*/sbin/rabbitmq-server"))
 REDIS = shutil.which("redis-server")
-READY_SECONDS = 60
+READY_SECONDS = 150
 POLL_SECONDS = 0.05
+GRACE_SECONDS = 10
 # So many processes an order may kill before it counts as one that is never given up.
 DEATHS = 6
 # So long without another death it is left alone, unless the engine says sooner that it has ended.
@@ -77,6 +78,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for a process that ends by itself; ask it to end, as a deploy does; make it."""
+    for act, patience in ((None, seconds), (process.terminate, GRACE_SECONDS), (process.kill, None)):
+        if act:
+            act()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
 class Stage:
     """The processes of one trial, in a folder of their own, with a shop and an engine that know no order."""
 
@@ -87,6 +97,7 @@ class Stage:
             os.environ, SHOP_DATA=str(folder / "shop"), SHOP_FAULTS=faults, PYTHONPATH=f"{ROOT}:{PEERS}"
         )
         self.sockets: tuple[int, ...] = ()
+        self.ending_seconds = 0.0
         self.once_serving: Callable[[], None] | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
         Shop(folder / "shop").close()
@@ -173,17 +184,22 @@ class Stage:
             process.wait()
 
 
+def without_rights(stage: Stage, user: str, data: Path) -> list[str]:
+    """Make a folder for a server; return how a command begins that root carries out as `user`, the folder's owner."""
+    data.mkdir(mode=0o700)
+    if os.getuid() != 0:
+        return []
+    stage.folder.chmod(0o755)
+    shutil.chown(data, user, user)
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+
+
 def serve_postgres(stage: Stage) -> None:
     """Start PostgreSQL for the trial, as a user without rights: it refuses to run as root."""
     if not POSTGRES:
         sys.exit("PostgreSQL's server is not in /usr/lib/postgresql: apt-get install postgresql")
     port, data = free_port(), stage.folder / "postgres"
-    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-    data.mkdir(mode=0o700)
-    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if os.getuid() == 0 else []
-    if become:
-        stage.folder.chmod(0o755)
-        shutil.chown(data, user, user)
+    become = without_rights(stage, "postgres", data)
     initdb = [*become, POSTGRES[-1] / "initdb", "-D", data, "-U", "shop", "-A", "trust", "--no-sync", "-E", "UTF8"]
     made = stage.run(*initdb)
     if made.wait():
@@ -291,6 +307,48 @@ def serve_redis(stage: Stage) -> None:
     wait_for_port(port)
 
 
+def serve_prefect(stage: Stage) -> None:
+    """Start Prefect's server for the trial, on SQLite in its folder."""
+    port = free_port()
+    stage.environment |= {
+        "PREFECT_HOME": str(stage.folder / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+    }
+    prefect = Path(sys.executable).with_name("prefect")
+    stage.run(prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    wait_for_port(port)
+
+
+def serve_rabbitmq(stage: Stage) -> None:
+    """Start RabbitMQ for the trial, as a user without rights, and the register of names that Erlang wants."""
+    if not RABBITMQ:
+        sys.exit("RabbitMQ's server is not in /usr/lib/rabbitmq: apt-get install rabbitmq-server")
+    port, names, data = free_port(), free_port(), stage.folder / "rabbitmq"
+    become = without_rights(stage, "rabbitmq", data)
+    configuration = stage.folder / "rabbitmq.conf"
+    configuration.write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
+    settings = {
+        "HOME": str(data),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(names),
+        "RABBITMQ_CONF_ENV_FILE": os.devnull,
+        "RABBITMQ_CONFIG_FILE": str(configuration),
+        "RABBITMQ_NODENAME": "trial@localhost",
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_MNESIA_BASE": str(data),
+        "RABBITMQ_LOG_BASE": str(data),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(data / "plugins"),
+    }
+    stage.run(*become, "epmd", **settings)
+    wait_for_port(names)
+    stage.run(*become, RABBITMQ[-1], **settings)
+    stage.environment["RABBITMQ_URL"] = f"amqp://guest:guest@127.0.0.1:{port}//"
+    wait_for_port(port)
+
+
 NEEDS: dict[str, Callable[[Stage], None]] = {
     "nothing": lambda stage: None,
     "postgres": serve_postgres,
@@ -298,6 +356,8 @@ NEEDS: dict[str, Callable[[Stage], None]] = {
     "temporal": serve_temporal,
     "aws": serve_aws,
     "redis": serve_redis,
+    "rabbitmq": serve_rabbitmq,
+    "prefect": serve_prefect,
 }
 
 
@@ -347,7 +407,7 @@ def step_inserted(stage: Stage, program: Path, changed: Path, seconds: float) ->
     stage.ask(program, "start")
     if wait_until(lambda: stage.deaths_in("update_inventory") > 0, READY_SECONDS) is None:
         sys.exit("no worker took the order")
-    worker.kill()  # it may have died in a child
+    stop(worker, stage.ending_seconds)  # the engine's own part of it, where a child died
     stage.worker(changed, "a")
     took = wait_until(stage.is_confirmed, seconds)
     time.sleep(1)
@@ -409,6 +469,9 @@ def main() -> None:
     parser.add_argument("--needs", choices=NEEDS, default="nothing")
     parser.add_argument("--set-up", action="append", default=[], metavar="COMMAND", help="makes the engine's tables")
     parser.add_argument("--seconds", type=float, default=20, help="how long to wait for a recovery (default: 20)")
+    parser.add_argument(
+        "--ending", type=float, default=0, help="how long a program needs that ends after its child died"
+    )
     parser.add_argument("--trial", choices=NAMES, help="only this one (default: all, side by side)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
@@ -418,6 +481,7 @@ def main() -> None:
     [trial] = [trial for trial in TRIALS if trial.__name__ == arguments.trial]
     for _ in range(TRIES):
         with staged(TRIALS[trial], arguments.needs, arguments.set_up) as stage:
+            stage.ending_seconds = arguments.ending
             result = trial(stage, arguments.program.resolve(), arguments.changed.resolve(), arguments.seconds)
         if result != TOO_LATE:
             print(f"{arguments.trial.replace('_', ' ')}: {result}")

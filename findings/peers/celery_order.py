@@ -55,7 +55,9 @@ def tell(**_: object) -> None:
 
 def work() -> None:
     # Threads: an order that kills takes the whole worker with it, as in the other programs.
-    app.worker_main(["worker", "--pool=threads", "--concurrency=32", "--loglevel=warning"])
+    # Each worker of a machine has a name of its own: RabbitMQ refuses the second one of a name.
+    name = f"--hostname={os.getpid()}@%h"
+    app.worker_main(["worker", name, "--pool=threads", "--concurrency=32", "--loglevel=warning"])
 
 
 def start(order: Order) -> None:

@@ -13,6 +13,7 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
-from comparison.stage.processes import ROOT
+from comparison.stage.processes import POLL_SECONDS, ROOT
 
 PROGRAMS = ("order_processor.py", "run_worker.py", "run_workflow.py")
 MODULES = ("examples.codec_endpoint", "examples.http_orders", "examples.large_order")
@@ -31,7 +32,7 @@ FORKS.set_forkserver_preload([*(name.removesuffix(".py") for name in PROGRAMS), 
 
 
 class ForkedProcess:
-    """What `Program` knows of an `asyncio.subprocess.Process`. Belongs to the running loop."""
+    """What `Program` knows of a `subprocess.Popen`."""
 
     def __init__(
         self, arguments: Sequence[str], directory: Path, settings: Mapping[str, str], streams: Sequence[int]
@@ -43,39 +44,36 @@ class ForkedProcess:
         self._process.start()
         assert self._process.pid
         self.pid: int = self._process.pid
-        self._ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._process.sentinel, self._end)
+
+    def poll(self) -> int | None:
+        """Return the exit status, minus the signal that killed it, or None while it runs."""
+        return self.returncode
+
+    def wait(self) -> int | None:
+        """Wait for its end; return the exit status."""
+        self._process.join()
+        return self.returncode
 
     @property
     def returncode(self) -> int | None:
-        """Return the exit status, minus the signal that killed it, or None while it runs."""
+        """Return the exit status, if it has ended."""
         return self._process.exitcode
 
-    async def wait(self) -> int | None:
-        """Wait for its end."""
-        await self._ended.wait()
-        return self.returncode
 
-    def _end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._process.sentinel)
-        self._ended.set()
-
-
-async def spawn(
-    executable: str,
-    *arguments: str,
+def spawn(
+    command: Sequence[str],
+    *,
     stdin: IO[Any],  # files, of whatever kind
     stdout: IO[Any],
     stderr: IO[Any],
     cwd: Path,
     env: Mapping[str, str],
-) -> ForkedProcess | asyncio.subprocess.Process:
-    """Fork one of our programs; start any other, as `asyncio.create_subprocess_exec` does."""
+) -> ForkedProcess | subprocess.Popen[bytes]:
+    """Fork one of our programs; start any other, as `subprocess.Popen` does."""
+    executable, *arguments = command
     if executable == sys.executable and {*arguments[:2]} & {*PROGRAMS, *MODULES}:
         return ForkedProcess(arguments, cwd, env, [stream.fileno() for stream in (stdin, stdout, stderr)])
-    return await asyncio.create_subprocess_exec(
-        executable, *arguments, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env
-    )
+    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env)
 
 
 def run(arguments: Sequence[str], directory: Path, settings: dict[str, str], streams: list[Connection]) -> None:
@@ -158,4 +156,6 @@ class ForkingPython:
     async def _answer(self, asked: socket.socket, process: ForkedProcess) -> None:
         with asked, suppress(OSError):  # whoever asked was killed
             asked.sendall(f"{process.pid}\n".encode())
-            asked.sendall(f"{await process.wait()}\n".encode())
+            while (status := process.poll()) is None:
+                await asyncio.sleep(POLL_SECONDS)
+            asked.sendall(f"{status}\n".encode())

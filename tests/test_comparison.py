@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import os
 import re
@@ -25,7 +26,7 @@ from test_documents import INCLUDED, PAGES, PICTURE, normalized
 from comparison import compare
 from comparison.__main__ import main
 from comparison.scenarios import GROUPS, LEFT_ALONE, SCENARIOS, Disturbance, Scenario
-from comparison.stage.processes import ROOT, Server, clean_environment
+from comparison.stage.processes import ROOT, Program, Server, clean_environment, kill_all
 from comparison.stage.runner import Row, run_scenarios
 from comparison.table import make_table
 from comparison.timeline import PLOT_WIDTH
@@ -204,6 +205,22 @@ def test_a_scenario_is_well_formed(scenario: Scenario) -> None:
     is_killed = any(part.fault.kind.startswith("crash") for part in planned)
     is_killed |= scenario.disturbance is Disturbance.KILL_ALL
     assert LEFT_ALONE.issuperset(scenario.script) == is_killed
+
+
+async def test_a_program_whose_start_is_cancelled_is_known_and_can_be_killed(tmp_path: Path) -> None:
+    for turns in range(1, 6):  # of the loop, before it is cancelled
+        program = Program(tmp_path / f"program-{turns}", clean_environment(), "-c", "import time; time.sleep(60)")
+        starting = asyncio.create_task(program.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        starting.cancel()
+        await asyncio.wait([starting], timeout=10)
+
+        assert starting.done()
+        assert program.is_running
+        await kill_all(tmp_path)
+        assert not program.is_running
 
 
 async def test_a_server_hands_out_one_client_which_outlives_a_restart(own_server: Server) -> None:

@@ -371,8 +371,8 @@ async def test_progress_is_drawn_on_a_terminal_and_nowhere_else(stage: Stage) ->
 
     elsewhere = await run_starter(stage.settings, "--no-wait", path)
     with (stage.directory / "out").open("w+") as output, open(os.devnull) as nothing, open(its_end, "wb") as screen:
-        starter = await Program.spawn(
-            *(sys.executable, "run_workflow.py", "--no-wait", str(path)),
+        starter = Program.spawn(
+            (sys.executable, "run_workflow.py", "--no-wait", str(path)),
             stdin=nothing,
             stdout=output,
             stderr=screen,
@@ -380,7 +380,7 @@ async def test_progress_is_drawn_on_a_terminal_and_nowhere_else(stage: Stage) ->
             env=stage.settings,
         )
     reading = asyncio.create_task(asyncio.to_thread(read_to_end, terminal))
-    status, shown = await starter.wait(), await reading
+    status, shown = await asyncio.to_thread(starter.wait), await reading
     os.close(terminal)
 
     printed = (stage.directory / "out").read_text()

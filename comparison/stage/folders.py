@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import shutil
 import signal
 import sys
@@ -28,9 +27,6 @@ def in_own_folder(work: Callable[[Path], Coroutine[None, None, bool]]) -> int:
     The folder is kept only if something was not as expected; then it is said where it is.
     """
     directory = Path(tempfile.mkdtemp(prefix="comparison-"))
-    # A process that is interrupted while it starts may be reaped twice; asyncio warns of the second time.
-    # https://github.com/python/cpython/issues/127049
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
     problem = "not as expected"
     try:
         is_as_expected = asyncio.run(_until_interrupted(work, directory))

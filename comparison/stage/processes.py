@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -89,7 +91,7 @@ class Program:
     ready = ""
     executable = sys.executable
     tree = ROOT
-    spawn = staticmethod(asyncio.create_subprocess_exec)
+    spawn: ClassVar[Callable[..., subprocess.Popen[bytes]]] = subprocess.Popen
     started: ClassVar[set[Program]] = set()  # and not seen to have ended
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
@@ -97,7 +99,7 @@ class Program:
         self.output, self.errors = log.with_suffix(".out"), log.with_suffix(".err")
         self.arguments = arguments
         self.environment = dict(environment)
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.standard_input = Path(os.devnull)
         self.log: list[LogEntry] = []
 
@@ -111,9 +113,9 @@ class Program:
         self.log.append(LogEntry(time.time(), f"{self.name} starts"))
         with self.output.open("ab") as output, self.errors.open("ab") as errors, self.standard_input.open() as lines:
             times_before = self._times_ready()
-            self.process = await self.spawn(
-                self.executable,
-                *self.arguments,
+            # Not asyncio's: it may wait for ever where it is cancelled while it starts a process.
+            self.process = self.spawn(
+                (self.executable, *self.arguments),
                 stdin=lines,
                 stdout=output,
                 stderr=errors,
@@ -141,19 +143,17 @@ class Program:
     @property
     def is_running(self) -> bool:
         """Tell whether it was started and has not ended."""
-        return self.process is not None and self.process.returncode is None
+        return self.process is not None and self.process.poll() is None
 
-    async def wait(self, timeout_seconds: float | None = None) -> int:
+    async def wait(self, timeout_seconds: float = math.inf) -> int:
         """Wait for its end; return the exit status, or minus the signal that killed it.
 
         Raises:
             NotInTime: if it does not end.
         """
         assert self.process is not None, "start it first"
-        try:
-            status = await asyncio.wait_for(self.process.wait(), timeout_seconds)
-        except asyncio.TimeoutError as error:
-            raise NotInTime(f"waited {timeout_seconds:.0f} s in vain: {self.name} ends") from error
+        await wait_until(lambda: not self.is_running, f"{self.name} ends", timeout_seconds)
+        status = self.process.returncode
         self.started.discard(self)
         if self.log[-1].status is None:
             how = "killed" if status == -signal.SIGKILL else "ends"
@@ -166,13 +166,9 @@ class Program:
         return await self.wait(timeout_seconds)
 
     def signal(self, signal_number: int) -> None:
-        """Send it a signal, if it is still there.
-
-        Not by `send_signal`, which reaps a process that has just ended and hides from asyncio what ended it.
-        """
+        """Send it a signal, if it is still there."""
         if self.is_running:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal_number)
+            os.kill(self.pid, signal_number)
 
     async def kill(self) -> None:
         """Kill it with SIGKILL, if it runs: it gets no chance to clean up."""

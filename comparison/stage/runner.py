@@ -170,7 +170,7 @@ async def run_temporal(stage: Stage, server: Server) -> Cell:
     supervisor = asyncio.create_task(keep_running(worker))
 
     async def restart_all() -> None:
-        supervisor.cancel()
+        await end(supervisor)
         await asyncio.gather(server.kill(), worker.kill(), first.kill())
         for program in (server, worker, first):
             await program.start()
@@ -185,7 +185,7 @@ async def run_temporal(stage: Stage, server: Server) -> Cell:
         await wait_until(lambda: stage.times_tried(step) > 2, "the step is tried on and on")
     else:
         await asyncio.gather(*(starter.wait(TIMEOUT_SECONDS) for starter in (first, second) if starter.process))
-    supervisor.cancel()
+    await end(supervisor)
     # Asked to stop, the worker lets late calls land first: what the ledger says then is final.
     await worker.stop()
     await kill_all(stage.directory)
@@ -200,6 +200,12 @@ async def keep_running(program: Program) -> None:
         # Killed again before it was ready: the next round starts it again.
         with suppress(NoConnection, NotInTime):
             await program.start()
+
+
+async def end(supervisor: asyncio.Task[None]) -> None:
+    """Have nothing started again, also not what was just about to start."""
+    supervisor.cancel()
+    await asyncio.wait([supervisor])
 
 
 class Stage:

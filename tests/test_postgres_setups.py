@@ -231,6 +231,30 @@ def test_a_worker_whose_user_lacks_a_right_to_a_table_ends_with_2_and_names_it(
     assert shown.returncode == ledger_status
 
 
+def test_a_user_who_may_not_use_a_schema_is_told_so_by_every_program(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        Shop(postgres.url(database="of_a_test")).close()
+
+        said = [refusal_of("run_worker.py", "--data", url), refusal_of("shop", "ledger", "--data", url)]
+
+    assert all("permission denied for schema inventory" in sentence for sentence in said), said
+
+
+def test_a_view_may_stand_for_a_table(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        Shop(url).close()
+        postgres.operate(
+            "ALTER TABLE inventory.products RENAME TO goods",
+            "CREATE VIEW inventory.products AS SELECT * FROM inventory.goods",
+            "ALTER VIEW inventory.products OWNER TO of_a_test",
+            database="of_a_test",
+        )
+
+        process(url, "1")
+
+        assert set(read_outcomes(url)) == {"ok"}
+
+
 def in_schemas(server: PostgresServer, *statements: str) -> None:
     """Carry out statements for each schema, as the user whose the server is."""
     for statement in statements:

@@ -104,7 +104,7 @@ class PostgresDatabase:
             self._make_missing(tables)
         with self._begun("SELECT 1") as connection:
             found = _tables(connection, self._service)
-            if refused := ", ".join(table for table in tables if not found[table]):
+            if refused := ", ".join(table for table in tables if not found.get(table, True)):  # True: a view
                 needed = "SELECT, INSERT and UPDATE are needed"
                 raise ServiceUnavailable(f"the user may not write to the schema {self._service} ({refused}): {needed}")
             connection.execute(check)
@@ -132,6 +132,7 @@ def read_only(location: PostgresUrl, service: str) -> Iterator[Connection]:
     """
     with shop_errors(), closing(Connection.connect(location.secret)) as connection:
         connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = {service}")
+        _tables(connection, service)  # Refused where the user lacks USAGE: the tables would only not be found.
         yield connection
         connection.execute("COMMIT")  # A pooler ends the session of a client that leaves in a transaction.
 

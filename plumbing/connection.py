@@ -22,6 +22,7 @@ from plumbing.converters import PlainFailureConverter, StrictPayloadConverter
 from plumbing.encryption import KEYS_FILE, Encryption, read_keys
 from plumbing.tracing import EXPORTER, tracing_by
 
+TEMPORAL_SETTINGS = "the Temporal settings (TEMPORAL_* or the profile file)"
 CONNECT_TIMEOUT_SECONDS = 4.0
 # A server that goes away is waited for: by default the SDK gives up a call after ten seconds.
 FOR_EVER = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=None, max_retries=2**31)
@@ -72,7 +73,7 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
         InvalidSettings: if a setting cannot be read.
         NoConnection: within 5 s, if the server is not usable.
     """
-    with _reading("the Temporal settings (TEMPORAL_* or the profile file)"):
+    with _reading(TEMPORAL_SETTINGS):
         # The SDK would refuse a variable of somebody else's that is not UTF-8.
         ours = {name: value for name, value in environment.items() if name.startswith("TEMPORAL_")}
         settings = ClientConfig.load_client_connect_config(override_env_vars=ours)
@@ -99,7 +100,9 @@ async def connect(environment: Mapping[str, str], core: Runtime | None = None) -
 
     try:
         return await asyncio.wait_for(connect_and_look(), CONNECT_TIMEOUT_SECONDS)
-    except (asyncio.TimeoutError, RuntimeError, ValueError, RPCError) as error:
+    except ValueError as error:
+        raise InvalidSettings(f"correct {TEMPORAL_SETTINGS} for {address}: {error}") from error
+    except (asyncio.TimeoutError, RuntimeError, RPCError) as error:
         says = "refuses" if isinstance(error, RPCError) else "does not answer"
         reason = " ".join(str(error).split()) or f"nothing within {CONNECT_TIMEOUT_SECONDS} s"
         advice = "is it running (python run_server.py)? If so, check the TEMPORAL_* settings"

@@ -20,7 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from wire import Wire
 
 from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port
-from plumbing.connection import NoConnection, add_search_attribute, connect, runtime, ui_link
+from plumbing.connection import InvalidSettings, NoConnection, add_search_attribute, connect, runtime, ui_link
 from workflows import ORDER_STATUS
 
 KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
@@ -41,6 +41,23 @@ async def test_an_address_that_cannot_be_is_named_with_its_form(address: str) ->
     sentence = await refusal_of(TEMPORAL_ADDRESS=address)
 
     assert sentence == f"correct TEMPORAL_ADDRESS: it must read HOST:PORT, not {address}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"TEMPORAL_ADDRESS": "127.0.0.1:99999"},
+        {"TEMPORAL_ADDRESS": ":7233"},
+        {"TEMPORAL_TLS_CLIENT_CERT_DATA": "without a key"},
+    ],
+)
+async def test_what_only_the_client_finds_wrong_is_a_setting_to_correct_and_not_a_server(
+    settings: dict[str, str],
+) -> None:
+    with pytest.raises(
+        InvalidSettings, match=r"^correct the Temporal settings \(TEMPORAL_\* or the profile file\) for "
+    ):
+        await connect(clean_environment(**settings))
 
 
 async def test_a_server_that_was_never_there_is_reported_in_one_sentence_and_nothing_else_is_written(

@@ -165,8 +165,8 @@ def test_the_ledger_is_the_same_in_both_stores(database: PostgresUrl, tmp_path: 
 
 
 def test_orders_wait_for_themselves_and_for_no_other(database: PostgresUrl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "CALL_TIMEOUT_SECONDS", 0.2)
     with closing(Shop(database)) as shop, closing(Shop(database)) as other, ThreadPoolExecutor() as executor:
+        monkeypatch.setattr(storage, "CALL_TIMEOUT_SECONDS", 0.5)
         with other.payments.database.transaction("1"):
             same = executor.submit(shop.payments.process_payment, make_order("1")).exception(timeout=30)
             shop.payments.process_payment(make_order("2"))

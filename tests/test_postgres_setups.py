@@ -315,7 +315,6 @@ def test_a_number_of_connections_that_is_none_is_bad_usage(tmp_path: Path, numbe
     assert not (tmp_path / "shop").exists()
 
 
-CREATE_NOTHING = "REVOKE CREATE ON DATABASE of_a_test FROM of_a_test"
 NOT_OWNER = "ALTER DATABASE of_a_test OWNER TO shop"
 
 

@@ -260,10 +260,13 @@ def test_a_shop_of_another_layout_is_refused_at_the_start_with_the_column_that_i
         Shop(location)
 
 
-def test_a_new_data_directory_is_private_to_its_user(tmp_path: Path) -> None:
+def test_a_new_data_directory_is_private_to_its_user_and_so_is_each_file_in_one_of_all(tmp_path: Path) -> None:
     Shop(tmp_path / "of" / "mine").close()
+    shop = Shop(tmp_path)
 
     assert stat.S_IMODE((tmp_path / "of" / "mine").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("*.sqlite3*")} == {0o600}
+    shop.close()
 
 
 def test_many_threads_behind_the_lock_of_another_program_are_all_answered_after_one_waiting_time(

@@ -162,6 +162,8 @@ def test_ledger_prints_the_documented_json(location: Location) -> None:
     ]
     assert document["charges"][0]["transaction_id"].startswith("txn_")
     assert document["confirmations"] == [{"order_id": "1", "customer_id": "ada", "sent": True}]
+    kinds = [document["sales"][0]["restored"], document["charges"][0]["refunded"], document["confirmations"][0]["sent"]]
+    assert repr(kinds) == "[False, False, True]"  # 0 and 1 would be equal to them
     assert document["voids"] == [{"order_id": "2", "step": "void_charge"}]
     assert first_attempt == {
         "step": "process_payment",

@@ -401,6 +401,7 @@ def test_a_database_may_be_named_as_libpq_names_it(
         "Server=db;Password=plum",
         "User Id=shop;Pwd=plum",
         "host: db, password: plum",
+        "password:plum",
         "shop:plum@db/shop",
         "//shop:plum@db/shop",
         "jdbc:postgresql://db/shop?password=plum",

@@ -19,7 +19,7 @@ _SETTING = re.compile(rf"\s*(\w+)\s*=\s*({_VALUE})(?:\s+|\Z)", re.DOTALL)
 # What is meant to be settings or a URL, whether or not it can be read: a folder of that name would tell the password.
 # What begins with a dot, a slash or ~ is a folder, unless it is the rest of a URL.
 _NO_FOLDER = re.compile(
-    r"\s*\w[\w ]*=|[^./~].*\b(?:pass\w*|pwd)\s*[=:]|.*://|(?://)?[^/]*:.*@|\s*(?:jdbc:)?postgres(?:ql)?:"
+    r"\s*\w[\w ]*=|(?![./~]).*\b(?:pass\w*|pwd)\s*[=:]|.*://|(?://)?[^/]*:.*@|\s*(?:jdbc:)?postgres(?:ql)?:"
     r"|(?://)?[^./~][^/]*:[0-9]+(?:[/?]|\Z)",  # a host with a port
     re.DOTALL | re.IGNORECASE,
 )

@@ -25,7 +25,7 @@ from typing import IO, Any
 from comparison.stage.processes import POLL_SECONDS, ROOT
 
 PROGRAMS = ("order_processor.py", "run_worker.py", "run_workflow.py")
-MODULES = ("examples.codec_endpoint", "examples.http_orders", "examples.large_order")
+MODULES = ("examples.codec_endpoint", "examples.durable_loop", "examples.http_orders", "examples.large_order")
 OF_OTHERS = ("cryptography.hazmat.primitives.ciphers.aead", "starlette.applications", "uvicorn")
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([*(name.removesuffix(".py") for name in PROGRAMS), *OF_OTHERS])

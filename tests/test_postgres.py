@@ -36,7 +36,7 @@ from shop.stores.location import PostgresUrl, parse_location
 PROGRAMS = {**COMMANDS, "audit": ("-m", "comparison", "audit", "examples/order.jsonl")}
 # Any of these in a message would tell the password, or a part of it.
 SECRETS = ("walnut", "plum", "turnip")
-ORDERS = 40
+ORDERS = 24
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from shop.shop import Shop
 from shop.stores.location import Location, PostgresUrl
 from workflows import ORDER_STATUS
 
+pytest_plugins = ["counter"]  # a fixture
+
 PROGRAMS = Path(sys.executable).parent
 TEMPORAL, TEST_SERVER = PROGRAMS / "temporal", str(PROGRAMS / "temporal-test-server")
 NORTHWIND = Path(__file__).resolve().parent.parent / "examples" / "northwind"

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 
 import pytest
 from conftest import Stage, make_order, make_stage
+from counter import serve
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import ActivityFailureError, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ApplicationError
-from test_cancellation import serve
 
 from comparison.stage.processes import Server
 from plumbing.connection import add_search_attribute

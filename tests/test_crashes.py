@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order, make_stage
+from counter import assert_done_once, attempts_of
 from temporalio.service import RPCError
-from test_cancellation import assert_done_once, attempts_of
 from wire import Wire
 
 from comparison.stage.processes import POLL_SECONDS, Program, Server, Worker, wait_until

@@ -14,6 +14,16 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order
+from counter import (
+    COMPLETED,
+    Hold,
+    PlanOfEachOrder,
+    assert_done_once,
+    end_of,
+    serve,
+    start,
+    wait_for_attempt,
+)
 from temporalio import activity, workflow
 from temporalio.api.deployment.v1 import WorkerDeploymentVersion
 from temporalio.api.enums.v1 import EventType, TaskQueueType, VersionDrainageStatus, VersioningBehavior
@@ -28,16 +38,6 @@ from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import WorkerDeploymentConfig
-from test_cancellation import (
-    COMPLETED,
-    Hold,
-    PlanOfEachOrder,
-    assert_done_once,
-    end_of,
-    serve,
-    start,
-    wait_for_attempt,
-)
 from test_deploys import ChangedWorkflow
 from test_run_workflow import end_without_a_server
 from test_starting import start_pausing_server

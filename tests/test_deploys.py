@@ -19,13 +19,7 @@ from typing import Any
 
 import pytest
 from conftest import Stage, make_order, make_stage
-from temporalio import workflow
-from temporalio.api.common.v1 import Payload
-from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHistory
-from temporalio.exceptions import ApplicationError
-from temporalio.worker import Replayer
-from test_cancellation import (
+from counter import (
     COMPLETED,
     Hold,
     PlanOfEachOrder,
@@ -36,6 +30,12 @@ from test_cancellation import (
     wait_for_attempt,
     wait_for_event,
 )
+from temporalio import workflow
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHistory
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Replayer
 
 from comparison.stage.processes import ROOT, Server, wait_until
 from plumbing.admission import Admission

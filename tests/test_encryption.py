@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TEMPORAL, Stage, make_order, make_stage, write_orders
+from counter import Counter, Handle, PlanOfEachOrder, serve, start, wait_for_event
 from google.protobuf.json_format import MessageToJson, Parse
 from proofs.browser import browser, is_installed
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
@@ -33,7 +34,6 @@ from temporalio.client import ActivityFailureError, WorkflowExecutionStatus, Wor
 from temporalio.common import RawValue
 from temporalio.converter import DefaultPayloadConverter
 from temporalio.exceptions import ApplicationError
-from test_cancellation import Counter, Handle, PlanOfEachOrder, serve, start, wait_for_event
 
 from comparison.stage.processes import (
     STOP_TIMEOUT_SECONDS,

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Stage, make_order, make_stage
-from test_cancellation import assert_done_once
-from test_run_workflow import serving
+from counter import assert_done_once, serving
 
 from comparison.stage.processes import Program, Server, free_port
 from examples.http_orders import main

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import pytest
 from conftest import Stage, make_order
+from counter import Hold, assert_done_once, assert_nothing_held, serve, start, wait_for_event
 from temporalio import worker
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import (
@@ -24,7 +25,6 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
-from test_cancellation import Hold, assert_done_once, assert_nothing_held, serve, start, wait_for_event
 from test_status import details_of
 from test_workflow_time import duration, skip
 

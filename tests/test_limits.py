@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import mean
 
 from conftest import TEMPORAL, Stage, make_order
+from counter import COMPLETED, attempts_of, end_of, serve, start
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import Priority
 from temporalio.worker import Worker
-from test_cancellation import COMPLETED, attempts_of, end_of, serve, start
 
 from comparison.stage.processes import Server
 from plumbing.connection import add_search_attribute, connect

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import pytest
 from conftest import Stage, make_order, make_stage
+from counter import serve, start, wait_for_event
 from temporalio.api.enums.v1 import EventType
-from test_cancellation import serve, start, wait_for_event
 from test_deploys import ChangedWorkflow
 from test_run_workflow import end_without_a_server
 

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
 from conftest import Stage, make_order
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.common import WorkflowIDConflictPolicy
-from test_cancellation import (
+from counter import (
     PATIENCE_SECONDS,
     Counter,
     Handle,
     assert_done_once,
     assert_nothing_held,
     deliver,
-    open_counter,
     serve,
 )
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.common import WorkflowIDConflictPolicy
 
-from comparison.stage.processes import POLL_SECONDS, Server, wait_until
+from comparison.stage.processes import POLL_SECONDS, wait_until
 from plumbing.connection import add_search_attribute
 from run_workflow import run_order
 from shop.faults import FaultPlan, parse_faults
@@ -36,12 +35,6 @@ from shop.orders import Item, Order, Outcome, Status
 from workflows import ORDER_STATUS, TASK_QUEUE, OrderWorkflow, workflow_id_for
 
 NO_STOCK_YET = "update_inventory:unavailable*inf"
-
-
-@pytest.fixture(scope="module")
-async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
-    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
-        yield opened
 
 
 async def terminate(counter: Counter, handle: Handle, order: Order) -> None:

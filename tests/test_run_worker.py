@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order
-from test_run_workflow import end_without_a_server, serving
+from counter import serving
+from test_run_workflow import end_without_a_server
 from wire import Wire
 
 from comparison.stage.processes import ROOT, Program, Worker, wait_until

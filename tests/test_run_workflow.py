@@ -14,25 +14,21 @@ import sys
 import tempfile
 import termios
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order, make_stage, write_orders
+from counter import serve, serving
 from temporalio import workflow
-from test_cancellation import serve
 from wire import Wire
 
 from comparison.stage.processes import ROOT, Program, Server, clean_environment, free_port, wait_until
 from plumbing.batch import SCREENFUL
-from plumbing.connection import add_search_attribute
 from run_workflow import main, run_order
-from shop.faults import parse_faults
 from shop.orders import Order, Status
-from shop.shop import Shop
 from shop.terminal.streams import run_program
-from workflows import ORDER_STATUS
 
 
 @dataclass(frozen=True)
@@ -71,15 +67,6 @@ async def start_and_wait_until_started(stage: Stage, *orders: Order) -> Program:
     )
     assert starter.is_running
     return starter
-
-
-@asynccontextmanager
-async def serving(stage: Stage, faults: str = "") -> AsyncIterator[None]:
-    """Run a worker in this process, where the worker is not what the test is about."""
-    await add_search_attribute(stage.client, ORDER_STATUS)
-    with closing(Shop(stage.data, parse_faults(faults))) as shop:
-        async with serve(stage.client, shop):
-            yield
 
 
 @pytest.fixture(scope="module")

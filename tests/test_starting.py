@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage, make_order
+from counter import Hold, attempts_of, end_of, serve, start
 from temporalio import workflow
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
 from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 from temporalio.client import Client
-from test_cancellation import Hold, attempts_of, end_of, serve, start
 
 import plumbing.starting
 from comparison.stage.processes import Server, wait_until

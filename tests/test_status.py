@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from conftest import make_order
+from counter import PATIENCE_SECONDS, Counter, Handle, Hold
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowHandle
 from temporalio.converter import DataConverter
-from test_cancellation import PATIENCE_SECONDS, Counter, Handle, Hold, open_counter
 
-from comparison.stage.processes import Server
 from run_workflow import run_order
 from shop.faults import FaultPlan, parse_faults
 from shop.orders import Order
 from workflows import ORDER_STATUS, OrderWorkflow
 
 METADATA_QUERY = "__temporal_workflow_metadata"
-
-
-@pytest.fixture(scope="module")
-async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
-    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
-        yield opened
 
 
 async def told(handle: Handle) -> tuple[str, object, str]:

@@ -15,7 +15,7 @@ from threading import Barrier
 
 import pytest
 from conftest import NORTHWIND, make_order, make_stage
-from test_cancellation import (
+from counter import (
     PATIENCE_SECONDS,
     THREADS,
     PlanOfEachOrder,

@@ -11,6 +11,14 @@ from typing import Any
 
 import pytest
 from conftest import make_order
+from counter import (
+    assert_done_once,
+    assert_nothing_held,
+    attempts_of,
+    end_of,
+    serve,
+    start,
+)
 from temporalio import activity, workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -20,14 +28,6 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
-from test_cancellation import (
-    assert_done_once,
-    assert_nothing_held,
-    attempts_of,
-    end_of,
-    serve,
-    start,
-)
 
 import workflows
 from comparison.stage.processes import POLL_SECONDS

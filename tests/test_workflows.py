@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 from conftest import make_order
+from counter import Counter, Handle, Hold, assert_nothing_held
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
-from test_cancellation import Counter, Handle, Hold, assert_nothing_held, open_counter
 
 import workflows
-from comparison.stage.processes import Server, wait_until
+from comparison.stage.processes import wait_until
 from shop.errors import OrderConflict, OutOfStock, PaymentDeclined, Refusal, ShopError, UnknownCustomer
 from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults
 from shop.orders import Order, Status
@@ -54,12 +53,6 @@ ROADS: dict[str, tuple[dict[str, ShopError], tuple[str, ...]]] = {
         (*FORWARD, "void_charge", "void_sale", "refund_payment"),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-async def counter(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Counter]:
-    async with open_counter(server, tmp_path_factory.mktemp("counter")) as opened:
-        yield opened
 
 
 async def start_to_be_repeated(counter: Counter, order: Order, plan: FaultPlan, workflow_id: str = "") -> Handle:

@@ -244,7 +244,9 @@ async def test_a_server_that_is_killed_again_before_it_serves_is_away(own_server
 
 
 @pytest.mark.timeout(290)
-@pytest.mark.parametrize(("version", "store"), [("script", "sqlite"), ("durable", "postgres"), ("temporal", "sqlite")])
+@pytest.mark.parametrize(
+    ("version", "store"), [("script", "sqlite"), ("durable", "sqlite"), ("durable", "postgres"), ("temporal", "sqlite")]
+)
 def test_a_small_soak_has_no_violation(
     version: str, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from comparison.stage.processes import (
     kill_all,
     wait_until,
 )
+from order_processor import MAXIMUM_ATTEMPTS
 from plumbing.connection import NoConnection
 from shop.errors import ReplyLost, ServiceUnavailable
 from shop.faults import PlannedFault, Step, parse_faults
@@ -32,7 +33,8 @@ from workflows import workflow_id_for
 
 # Longer than any scenario: attempts that time out, and the waits between them.
 TIMEOUT_SECONDS = 90.0
-SIDE_BY_SIDE = 8
+# So many begin at a time: to start takes the processors, and the rest is mostly waiting.
+STARTING = 4
 FAULT_OUTCOMES = {
     "unavailable": ServiceUnavailable.__name__,
     "lost_reply": ReplyLost.__name__,
@@ -97,22 +99,24 @@ async def run_scenarios(
     done: Callable[[Row], object] = lambda row: None,
 ) -> list[Row]:
     """Run scenarios side by side, and tell when one begins and what came of it. The rows keep the scenarios' order."""
-    slots = asyncio.Semaphore(SIDE_BY_SIDE)
+    slots = asyncio.Semaphore(STARTING)
 
     async def run(scenario: Scenario) -> Row:
-        async with slots:
-            begun(scenario)
-            (script, rerun), loop, temporal = await asyncio.gather(
-                run_script(Stage(scenario, directory / scenario.name / "script")),
-                run_loop(Stage(scenario, directory / scenario.name / "loop")),
-                run_temporal(Stage(scenario, directory / scenario.name / "temporal"), server),
-            )
+        await slots.acquire()
+        begun(scenario)
+        (script, rerun), loop, temporal = await asyncio.gather(
+            run_script(Stage(scenario, directory / scenario.name / "script")),
+            run_loop(Stage(scenario, directory / scenario.name / "loop")),
+            run_temporal(Stage(scenario, directory / scenario.name / "temporal"), server, serving=slots.release),
+        )
         row = Row(scenario, script, rerun, loop, temporal)
         done(row)
         return row
 
     def is_short(scenario: Scenario) -> tuple[bool, bool, bool]:
-        return scenario is not scenarios[0], "inf" not in scenario.faults, "crash" not in scenario.faults
+        faults = parse_faults(scenario.faults).planned
+        is_killed = any(part.fault.kind.startswith("crash") for part in faults)
+        return scenario is not scenarios[0], all(part.times <= MAXIMUM_ATTEMPTS for part in faults), not is_killed
 
     # The longest first: none is left alone at the end. But before them one that soon shows something.
     rows = await asyncio.gather(*map(run, sorted(scenarios, key=is_short)))
@@ -156,8 +160,11 @@ async def run_loop(stage: Stage) -> Cell:
     return stage.cell([accepting, again, *workers])
 
 
-async def run_temporal(stage: Stage, server: Server) -> Cell:
-    """Run the workflow, in a namespace of its own, under a supervisor that restarts what was killed."""
+async def run_temporal(stage: Stage, server: Server, *, serving: Callable[[], object]) -> Cell:
+    """Run the workflow, in a namespace of its own, under a supervisor that restarts what was killed.
+
+    Calls `serving` when the worker has started.
+    """
     if stage.scenario.disturbance is Disturbance.KILL_ALL:
         server = Server(stage.directory / "own")
         await server.start()
@@ -167,6 +174,7 @@ async def run_temporal(stage: Stage, server: Server) -> Cell:
     worker = Worker(stage.directory / "worker", stage.environment, stage.data, stage.scenario.faults)
     first, second = stage.programs("run_workflow.py")
     await worker.start()
+    serving()
     supervisor = asyncio.create_task(keep_running(worker))
 
     async def restart_all() -> None:

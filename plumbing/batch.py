@@ -59,8 +59,9 @@ def bar_of(total: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console  # not above: an eighth of the start of a program that draws none
     from rich.progress import Progress
 
-    # Unwrapped, so that links in the log stay whole. By default the bar would take standard output, too.
-    with Progress(console=Console(stderr=True, soft_wrap=True), redirect_stdout=False) as bar:
+    # Unwrapped, so that links in the log stay whole. Results on a terminal go above the bar; a file is left alone.
+    is_shown = bool(sys.stdout and sys.stdout.isatty())
+    with Progress(console=Console(stderr=True, soft_wrap=True), redirect_stdout=is_shown) as bar:
         for handler in logging.getLogger().handlers:
             if getattr(handler, "stream", None) is bar.console.file:
                 handler.setStream(sys.stderr)  # type: ignore[attr-defined]  # The bar has put itself in its place.

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import socket
 import sys
@@ -352,29 +353,42 @@ async def test_a_starter_whose_server_becomes_a_black_hole_goes_on_when_it_is_ba
 
 
 async def test_progress_is_drawn_on_a_terminal_and_nowhere_else(stage: Stage) -> None:
-    terminal, its_end = pty.openpty()
     orders = [make_order(str(number)) for number in range(SCREENFUL + 1)]
     path = write_orders(stage.directory / "orders.jsonl", *orders)
 
     elsewhere = await run_starter(stage.settings, "--no-wait", path)
-    with (stage.directory / "out").open("w+") as output, open(os.devnull) as nothing, open(its_end, "wb") as screen:
-        starter = Program.spawn(
-            (sys.executable, "run_workflow.py", "--no-wait", str(path)),
-            stdin=nothing,
-            stdout=output,
-            stderr=screen,
-            cwd=ROOT,
-            env=stage.settings,
-        )
-    reading = asyncio.create_task(asyncio.to_thread(read_to_end, terminal))
-    status, shown = await asyncio.to_thread(starter.wait), await reading
-    os.close(terminal)
+    status, shown = await run_on_terminal(stage, path, stage.directory / "out")
+    status_of_all, all_shown = await run_on_terminal(stage, path)
 
     printed = (stage.directory / "out").read_text()
     assert (elsewhere.status, len(elsewhere.lines), "100%" in elsewhere.log) == (0, len(orders), False)
     assert (status, len(printed.splitlines())) == (0, len(orders))
     assert b"100%" in shown
     assert "%" not in printed
+    # A result has its line for itself, above the bar, which is erased before.
+    lines = [
+        line.rpartition(b"\x1b[2K")[2] for line in all_shown.splitlines() if re.search(rb"\d +started +order-", line)
+    ]
+    assert (status_of_all, len(lines), [line for line in lines if b"%" in line]) == (0, len(orders), [])
+
+
+async def run_on_terminal(stage: Stage, orders: Path, results: Path | None = None) -> tuple[int | None, bytes]:
+    """Run the starter with a terminal, but for its results if these go to a file; return what the terminal shows."""
+    terminal, its_end = pty.openpty()
+    with open(os.devnull) as nothing, open(its_end, "wb") as screen, open(results or os.devnull, "wb") as file:
+        starter = Program.spawn(
+            (sys.executable, "run_workflow.py", "--no-wait", str(orders)),
+            stdin=nothing,
+            stdout=file if results else screen,
+            stderr=screen,
+            cwd=ROOT,
+            env=stage.settings,
+        )
+    shown = asyncio.create_task(asyncio.to_thread(read_to_end, terminal))
+    status = await asyncio.to_thread(starter.wait)
+    await shown
+    os.close(terminal)
+    return status, shown.result()
 
 
 def read_to_end(terminal: int) -> bytes:

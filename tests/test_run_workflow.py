@@ -367,7 +367,7 @@ async def test_progress_is_drawn_on_a_terminal_and_nowhere_else(stage: Stage) ->
     assert "%" not in printed
     # A result has its line for itself, above the bar, which is erased before.
     lines = [
-        line.rpartition(b"\x1b[2K")[2] for line in all_shown.splitlines() if re.search(rb"\d +started +order-", line)
+        line.rpartition(b"\x1b[2K")[2] for line in all_shown.splitlines() if re.search(rb"\d\s+started\s+order-", line)
     ]
     assert (status_of_all, len(lines), [line for line in lines if b"%" in line]) == (0, len(orders), [])
 

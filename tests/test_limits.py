@@ -22,9 +22,9 @@ from shop.shop import Shop
 from workflows import ORDER_STATUS, TASK_QUEUE
 
 LIMIT = 5  # steps a second
-# Places of the late ones, on the average: 20 in turn, 2 in strict order, 6 if both kinds alternate.
-BACKLOG, LATE = 18, 6
-EARLY = 11
+# Places of the late ones, on the average: 35 in turn, 5 in strict order, 10 if both kinds alternate.
+BACKLOG, LATE = 30, 10
+EARLY = 17
 # The order holds in each partition of a queue for itself, and by default a queue has four.
 FAIR = [
     f"--dynamic-config-value=matching.{setting}"

@@ -240,7 +240,8 @@ class Server(Program):
                 return client
             except (NoConnection, RPCError) as error:
                 if not self.is_running or asyncio.get_running_loop().time() > deadline:
-                    raise NoConnection(f"the Temporal server at {self.address} is away: {error}") from error
+                    log = " ".join(self.errors.read_text().splitlines()[-2:])
+                    raise NoConnection(f"the server at {self.address} is away: {error}; its log: {log}") from error
                 await asyncio.sleep(POLL_SECONDS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -97,9 +98,13 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", os.devnull)
 
 
-def pytest_configure() -> None:
-    """Let programs hear SIGINT, also where a shell runs the tests in the background and ignores it for them."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Let programs hear SIGINT and SIGHUP, also where the tests run in the background of a shell, or under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    runs_tests = "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("numprocesses", None)
+    if runs_tests and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # A program inherits what is ignored, but no handler.
+        signal.signal(signal.SIGHUP, lambda signal_number, frame: None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -152,13 +157,37 @@ def database(postgres: PostgresServer) -> Iterator[PostgresUrl]:
     postgres.empty()
 
 
+class OthersServer(Server):
+    """A server that another process has started."""
+
+    is_running = True
+
+
 @pytest.fixture(scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """Run one Temporal server for the whole session; `stage` gives each test a namespace of its own."""
-    started = Server(tmp_path_factory.mktemp("server"))
-    await started.start()
-    yield started
-    await started.kill()  # sooner than to stop it
+    """Run one Temporal server for all processes of the session; `stage` gives each test a namespace of its own.
+
+    Who needs it first starts it; who leaves last kills it.
+    """
+    own_folder = tmp_path_factory.getbasetemp()
+    directory = (own_folder.parent if "PYTEST_XDIST_WORKER" in os.environ else own_folder) / "server"
+    directory.mkdir(exist_ok=True)
+    note = directory / "port-and-pid"
+    with (directory / "users").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        if not note.exists():
+            started = Server(directory)
+            await started.start()
+            note.write_text(f"{started.port} {started.pid}")
+        port, pid = map(int, note.read_text().split())
+        fcntl.flock(users, fcntl.LOCK_SH)
+        yield OthersServer(directory, port)
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        note.unlink()
+        os.kill(pid, signal.SIGKILL)  # sooner than to stop it
 
 
 @dataclass

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import runpy
-import signal
 import socket
 import subprocess
 import sys
@@ -83,7 +82,6 @@ def run(arguments: Sequence[str], directory: Path, settings: dict[str, str], str
         stream.close()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # multiprocessing has put /dev/null in its place
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(settings)

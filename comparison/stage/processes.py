@@ -197,9 +197,9 @@ async def kill_all(directory: Path) -> None:
 class Server(Program):
     """A Temporal server with its state in a file: what was killed and is started again goes on."""
 
-    def __init__(self, directory: Path) -> None:
-        """Choose a free port; keep state and log in `directory`."""
-        self.port = free_port()
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        """Take a port, a free one if none is given; keep state and log in `directory`."""
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.ui = f"http://127.0.0.1:{self.port + 1000}"
         self.database = directory / "temporal.sqlite3"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 from conftest import make_order, write_orders
 from postgres_server import PASSWORD, POOLER, PostgresServer, wait_for
@@ -152,13 +153,20 @@ def test_a_shop_goes_on_by_itself_when_its_database_may_be_written_again(
 
 
 @needs_pooler
-def test_a_shop_goes_on_also_where_a_pooler_keeps_the_sessions(postgres: PostgresServer) -> None:
+def test_a_shop_goes_on_also_where_a_pooler_keeps_sessions_that_were_begun_read_only(postgres: PostgresServer) -> None:
     with postgres.database() as url, postgres.pooler("pool_mode = transaction", "default_pool_size = 4") as port:
-        with closing(Shop(through(postgres, url, port))) as shop:
+        pooled = through(postgres, url, port)
+        with closing(Shop(pooled)) as shop:
             postgres.operate(f"ALTER DATABASE of_a_test SET {ONLY_READ}", END_SESSIONS)
             with pytest.raises(ServiceUnavailable, match="it is read-only"):
                 shop.payments.process_payment(make_order("during"))
+            others = [psycopg.connect(pooled.secret) for _ in range(3)]
+            for other in others:
+                other.execute("SELECT 1")
+            for other in others:
+                other.close()
             postgres.operate("ALTER DATABASE of_a_test RESET default_transaction_read_only")
+            shop.payments.process_payment(make_order("first-after"))
             busy(shop, "after")
 
         assert set(read_outcomes(url)) == {"ok"}

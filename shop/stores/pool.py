@@ -43,6 +43,10 @@ SETTINGS: dict[str, Any] = {  # Any: as psycopg takes them
     "client_encoding": "UTF8",  # whatever the role or the environment says: SQL_ASCII would give bytes
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
 }
+SESSION_AGE = """
+SELECT date_part('epoch', clock_timestamp() - backend_start) AS seconds
+FROM pg_stat_activity WHERE pid = pg_backend_pid()
+"""
 # Another attempt gets the same answer.
 REFUSALS = (psycopg.IntegrityError, psycopg.DataError, errors.DatatypeMismatch)
 # The connection is closed, or nobody knows what the server does on it.
@@ -88,6 +92,15 @@ class Connection(psycopg.Connection[DictRow]):
         if self.deadline is not None:
             timeout = timeout or max(0.0, self.deadline - time.monotonic()) + GRACE_SECONDS
         return super().wait(gen, interval, timeout)
+
+    def end_session(self) -> None:
+        """Close the connection in mid-transaction: a pooler does not give its session to anybody else then.
+
+        The session may be older than the connection, if it is a pooler's.
+        """
+        for row in self.execute(SESSION_AGE):
+            self.made_at = time.monotonic() - row["seconds"]
+        self.close()
 
     def _wait_for_session(self) -> None:
         """Send a first statement: a pooler accepts every client, and lets that wait for a session."""
@@ -168,7 +181,7 @@ class Pool(ConnectionPool[Connection]):
                     f"{statements}, current_setting('transaction_read_only') AS read_only"
                 )
                 if answers.set_result(-1).fetchall()[0]["read_only"] == "on":
-                    connection.close()
+                    connection.end_session()
                     raise errors.ReadOnlySqlTransaction("it is read-only")
                 return connection
             except psycopg.Error:

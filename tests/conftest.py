@@ -161,6 +161,7 @@ class OthersServer(Server):
     """A server that another process has started."""
 
     is_running = True
+    pid = 0
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +182,9 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
             note.write_text(f"{started.port} {started.pid}")
         port, pid = map(int, note.read_text().split())
         fcntl.flock(users, fcntl.LOCK_SH)
-        yield OthersServer(directory, port)
+        shared = OthersServer(directory, port)
+        shared.pid = pid
+        yield shared
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

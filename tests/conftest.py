@@ -10,6 +10,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -174,23 +175,23 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     directory = (own_folder.parent if "PYTEST_XDIST_WORKER" in os.environ else own_folder) / "server"
     directory.mkdir(exist_ok=True)
     note = directory / "port-and-pid"
-    with (directory / "users").open("w") as users:
-        fcntl.flock(users, fcntl.LOCK_EX)
+    with (directory / "door").open("w") as door, (directory / "users").open("w") as users:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
         if not note.exists():
             started = Server(directory)
             await started.start()
             note.write_text(f"{started.port} {started.pid}")
+        fcntl.flock(door, fcntl.LOCK_UN)
         port, pid = map(int, note.read_text().split())
-        fcntl.flock(users, fcntl.LOCK_SH)
         shared = OthersServer(directory, port)
         shared.pid = pid
         yield shared
-        try:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        with suppress(BlockingIOError):  # the others
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        note.unlink()
-        os.kill(pid, signal.SIGKILL)  # sooner than to stop it
+            note.unlink()
+            os.kill(pid, signal.SIGKILL)  # sooner than to stop it
 
 
 @dataclass

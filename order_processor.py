@@ -27,7 +27,6 @@ MAXIMUM_ATTEMPTS = 3
 INITIAL_INTERVAL_SECONDS = 1.0
 BACKOFF_COEFFICIENT = 2.0
 MAX_CONCURRENCY = 256
-
 T = TypeVar("T")
 logger = logging.getLogger("order_processor")
 
@@ -64,7 +63,7 @@ def void_unless_sold(shop: Shop, order: Order, error: ShopError) -> str:
         The transaction id if the stock is taken: then the order is to be completed.
 
     Raises:
-        error: if the order is ended and holds nothing.
+        error: if the order is ended and holds nothing; its message says what was given back.
         HalfDone: if that could not be brought about.
     """
     # A conflict: what the id holds belongs to another order. A person decides.
@@ -74,6 +73,8 @@ def void_unless_sold(shop: Shop, order: Order, error: ShopError) -> str:
             if retry_or_alarm(shop.inventory.void_sale, order):
                 return transaction_id
             retry_or_alarm(shop.payments.refund_payment, order)
+        given_back = f"{order.total} refunded" if transaction_id else "nothing was charged"
+        error.args = (f"{error}; {given_back}",)
     raise error
 
 
@@ -99,8 +100,8 @@ def not_completed(order: Order, error: ShopError) -> Outcome:
 
 def retry(call: Callable[[Order], T], order: Order) -> T:
     """Call until it works, is refused for good, or its attempts are used up; each wait is twice as long as the last."""
-    interval_seconds = INITIAL_INTERVAL_SECONDS
-    for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
+    attempt, interval_seconds = 1, INITIAL_INTERVAL_SECONDS
+    while True:
         logger.info("order %s: %s: attempt %d", order.order_id, call.__name__, attempt)
         try:
             return call(order)
@@ -112,8 +113,7 @@ def retry(call: Callable[[Order], T], order: Order) -> T:
             if attempt == MAXIMUM_ATTEMPTS:
                 raise
         time.sleep(interval_seconds)
-        interval_seconds *= BACKOFF_COEFFICIENT
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        attempt, interval_seconds = attempt + 1, interval_seconds * BACKOFF_COEFFICIENT
 
 
 def retry_or_alarm(call: Callable[[Order], T], order: Order) -> T:

@@ -23,7 +23,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities import activities_of
 from plumbing.admission import Admission
 from plumbing.connection import NoConnection, add_search_attribute, connect, runtime, ui_link
-from plumbing.process import PatientThreads, log_to_stderr, run_and_exit, when_told_to_stop
+from plumbing.process import STICKY_TIMEOUT, PatientThreads, log_to_stderr, run_and_exit, when_told_to_stop
 from plumbing.versions import add_version_arguments, read_version
 from shop.errors import StoreUnusable, TransientError
 from shop.shop import Shop
@@ -32,9 +32,6 @@ from shop.terminal.streams import run_program
 from workflows import ATTEMPT_TIMEOUT, ORDER_STATUS, TASK_QUEUE, OrderWorkflow
 
 MAX_CONCURRENT_STEPS = 100  # as by default; each has a thread
-# How long a workflow waits for a killed worker that has it cached. The default is 10 s; half a second strikes healthy
-# workers under load.
-STICKY_TIMEOUT = timedelta(seconds=1)
 
 logger = logging.getLogger("run_worker")
 

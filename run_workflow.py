@@ -26,7 +26,8 @@ from plumbing.batch import run_batch
 from plumbing.connection import NoConnection, connect, ui_link
 from plumbing.encryption import KeyMissing
 from plumbing.process import log_to_stderr, run_and_exit
-from plumbing.starting import OPEN, IdTaken, result_of, saying_what_for, start_once
+from plumbing.starting import OPEN, STARTED_HERE, IdTaken, result_of, start_once
+from plumbing.waiting import saying_what_for
 from shop.orders import Order, Outcome, Status
 from shop.parsing import load_orders
 from shop.terminal.streams import Results, run_program
@@ -41,24 +42,21 @@ logger = logging.getLogger("run_workflow")
 
 async def run_order(client: Client, order: Order, *, wait: bool) -> Outcome:
     """Start one order, or attach to it, and wait for its end; also through a restart of the server."""
-    start = start_once(
-        client,
-        OrderWorkflow.run,
-        order,
-        id=workflow_id_for(order.order_id),
-        task_queue=TASK_QUEUE,
-        static_summary=f"{order.total}, customer {order.customer_id}",
-    )
+    workflow_id = workflow_id_for(order.order_id)
+    summary = f"{order.total}, customer {order.customer_id}"
     try:
-        async with saying_what_for(client, workflow_id_for(order.order_id)):
-            handle, found = await start
-            how = "attached to" if found else "started"
-            logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{handle.id}"))
+        async with saying_what_for(client, workflow_id):
+            handle, found = await start_once(
+                client, OrderWorkflow.run, order, id=workflow_id, task_queue=TASK_QUEUE, static_summary=summary
+            )
+            how = "started" if found is STARTED_HERE else "attached to"
+            logger.info("order %s: %s %s", order.order_id, how, ui_link(client, f"workflows/{workflow_id}"))
             if found in OPEN and not wait:
-                return Outcome(order.order_id, Status.STARTED, handle.id)
-            return await result_of(client, OrderWorkflow.run, order, handle)
-    except WorkflowFailureError as error:
-        return await not_completed(client, order.order_id, error.cause)
+                return Outcome(order.order_id, Status.STARTED, workflow_id)
+            try:
+                return await result_of(client, OrderWorkflow.run, order, handle)
+            except WorkflowFailureError as error:
+                return await not_completed(client, order.order_id, error.cause)
     except (IdTaken, KeyMissing) as error:
         return Outcome(order.order_id, Status.UNKNOWN, str(error))
     except RPCError as error:

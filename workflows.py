@@ -60,7 +60,7 @@ class OrderWorkflow:
     def __init__(self) -> None:
         """Begin before the first step."""
         self._status = "started"
-        self._given_back = "nothing was charged"
+        self._given_back = ""
 
     @workflow.run
     async def run(self, order: Order) -> Outcome:
@@ -85,7 +85,7 @@ class OrderWorkflow:
             # be sent undoes nothing.
             return await shielded(self._confirm_order(order, transaction_id))
         except (ActivityError, asyncio.CancelledError) as error:
-            return self._not_completed(order, error)
+            return self._not_completed(order, error)  # An ApplicationError is an end of its own, and passes.
 
     @workflow.query
     def status(self) -> str:
@@ -111,7 +111,7 @@ class OrderWorkflow:
                 if await self._retry_or_alarm(Steps.void_sale, order):
                     return transaction_id
                 await self._retry_or_alarm(Steps.refund_payment, order)
-                self._given_back = f"{order.total} refunded"
+            self._given_back = f"{order.total} refunded" if transaction_id else "nothing was charged"
         raise error
 
     async def _confirm_order(self, order: Order, transaction_id: str) -> Outcome:
@@ -128,11 +128,12 @@ class OrderWorkflow:
 
     def _not_completed(self, order: Order, error: BaseException) -> Outcome:
         """Return the outcome of an order that was refused, and raise that of one that was given up or cancelled."""
-        error_type, reason = error_type_of(error), reason_of(error)
         if is_cancelled_exception(error):
             self._publish(Status.CANCELLED.value, self._given_back)
             workflow.upsert_memo({GIVEN_BACK: self._given_back})  # a workflow that closes so has no result
             raise error
+        error_type = error_type_of(error)
+        reason = "; ".join(filter(None, (reason_of(error), self._given_back)))
         if error_type in (REFUSED, VOIDED):
             self._publish(Status.REJECTED.value, reason)
             return Outcome(order.order_id, Status.REJECTED, reason)
@@ -179,7 +180,7 @@ def reason_of(error: BaseException) -> str:
     if is_cancelled_exception(error):
         return "cancelled"
     if isinstance(cause, TimeoutError):
-        return "TimeoutError: no answer in time; the last attempt may have taken effect"
+        return "TimeoutError: no answer in time; whether the last attempt took effect is not known"
     if isinstance(cause, ApplicationError):
         return cause.message if cause.type in (REFUSED, PERMANENT) else str(cause)
     return f"{type(cause).__name__}: {cause}"
@@ -194,3 +195,4 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError:
             if task.done():
                 return task.result()  # also where `work` itself has ended in a cancellation
+            # The cancellation was of this wait only: wait again.

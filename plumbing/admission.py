@@ -44,7 +44,7 @@ class _StepDoor(ActivityInboundInterceptor):
 
 class _Door(WorkflowInboundInterceptor):
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        declared = [name for name in inspect.signature(input.run_fn).parameters if name != "self"]
+        _, *declared = inspect.signature(input.run_fn).parameters  # the first is the workflow itself
         # Optional parameters do not help: if one is left out, the SDK decodes none by its type.
         if len(input.args) != len(declared):
             refuse(TypeError(f"takes {len(declared)} argument(s) ({', '.join(declared)}), not {len(input.args)}"))
@@ -54,6 +54,6 @@ class _Door(WorkflowInboundInterceptor):
                 if callable(getattr(type(argument), "check", None)):
                     try:
                         argument.check()
-                    except ValueError as error:
+                    except Exception as error:  # Of malformed input, a check may raise any.
                         refuse(error)
         return await super().execute_workflow(input)

@@ -53,8 +53,9 @@ class _ForWorkflows(StrictPayloadConverter):
             (value,) = super().from_payloads([payload], [hint] if hint else None)
             if (is_dataclass(hint) or hint in (bool, float, int, str)) and not isinstance(value, hint):
                 raise TypeError(f"must be {hint.__name__}, not {type(value).__name__}")
-            if hint and is_json and not _keeps(json.loads(payload.data), json.loads(self.to_payload(value).data)):
-                raise ValueError(f"{hint}: a fraction or a boolean stands where a whole number is declared")
+            if hint and is_json:
+                sent = json.loads(payload.data, object_pairs_hook=_object_of)
+                _refuse_changed(sent, json.loads(self.to_payload(value).data), getattr(hint, "__name__", str(hint)))
             return value
         except Exception as error:  # Converters and classes may raise any.
             if hint is None:
@@ -89,10 +90,21 @@ def refuse(error: BaseException) -> NoReturn:
     raise ApplicationError(": ".join(reasons), type=name, non_retryable=True) from None
 
 
-def _keeps(sent: Any, kept: Any) -> bool:  # Any: JSON
-    """Tell whether each number was kept as it was sent. What was not kept at all counts as unknown."""
+def _object_of(members: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
+    """Make a JSON object in which no key stands twice: one reader would take the first, another the last."""
+    document = dict(members)
+    if len(document) < len(members):
+        raise ValueError(f"a key stands twice in the same object: {', '.join(name for name, _ in members)}")
+    return document
+
+
+def _refuse_changed(sent: Any, kept: Any, where: str) -> None:  # Any: JSON
+    """Refuse a number that was not kept as it was sent. What was not kept at all counts as unknown."""
     if isinstance(sent, dict) and isinstance(kept, dict):
-        return all(_keeps(sent[name], kept[name]) for name in sent.keys() & kept.keys())
-    if isinstance(sent, list) and isinstance(kept, list):
-        return all(map(_keeps, sent, kept))
-    return not isinstance(kept, int) or type(sent) is type(kept)
+        for name in filter(kept.__contains__, sent):
+            _refuse_changed(sent[name], kept[name], f"{where}.{name}")
+    elif isinstance(sent, list) and isinstance(kept, list):
+        for index, (sent_item, kept_item) in enumerate(zip(sent, kept, strict=False)):
+            _refuse_changed(sent_item, kept_item, f"{where}[{index}]")
+    elif isinstance(kept, int) and type(sent) is not type(kept):
+        raise ValueError(f"{where}: must be {type(kept).__name__}, not {json.dumps(sent)}")

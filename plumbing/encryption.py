@@ -10,7 +10,6 @@ import copy
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,16 +75,16 @@ class Encryption(PayloadCodec, WithSerializationContext):
 
     def _decrypt(self, payload: Payload) -> Payload:
         key_id = payload.metadata.get(KEY_ID, b"").decode(errors="replace")
-        if key_id in self._ciphers:
-            with suppress(Exception):  # of the cipher or of the format: it was altered, or never was a payload
-                nonce, sealed = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]
-                return Payload.FromString(self._ciphers[key_id].decrypt(nonce, sealed, None))
-        elif self._leaves_unknown:
+        if key_id not in self._ciphers and self._leaves_unknown:
             return payload
-        elif key_id:
+        if key_id and key_id not in self._ciphers:
             raise KeyMissing(f"it is encrypted under key {key_id}, which is not in {KEYS_FILE} of this process")
-        # No key will ever open it. The payload converter refuses it by its encoding, like other malformed input.
-        return Payload(metadata={"encoding": b"damaged"})
+        try:
+            nonce, sealed = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]
+            return Payload.FromString(self._ciphers[key_id].decrypt(nonce, sealed, None))
+        except Exception:  # of the cipher, or of the format: it was altered, or never was a payload
+            # No key will ever open it. The payload converter refuses it by its encoding, like other malformed input.
+            return Payload(metadata={"encoding": b"damaged"})
 
 
 def read_keys(environment: Mapping[str, str]) -> list[bytes]:
@@ -110,5 +109,5 @@ def read_keys(environment: Mapping[str, str]) -> list[bytes]:
 
 
 def key_id_of(key: bytes) -> str:
-    """Return the id that payloads name a key by. It comes from the key: two keys never pass for one another."""
+    """Return the id that payloads name a key by. It comes from the key: a key that was replaced has another one."""
     return hashlib.sha256(key).hexdigest()[:8]

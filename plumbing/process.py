@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import NoReturn
 
 from temporalio.exceptions import ApplicationError
@@ -32,11 +33,17 @@ def _shorten_expected_failure(record: logging.LogRecord) -> bool:
     if record.name == "temporalio.activity" and isinstance(error, ApplicationError):
         if attempt:
             record.msg = "%s: %s: attempt %s failed: %s"
-            record.args = (attempt["workflow_id"], attempt["activity_type"], attempt["attempt"], error)
+            whose = attempt["workflow_id"] or "on its own"
+            record.args = (whose, attempt["activity_type"], attempt["attempt"], error)
         else:  # of an activity that this worker does not know: the error names it, and its workflow
             record.msg, record.args = "a step failed: %s", (error,)
         record.exc_info = record.exc_text = None
     return True
+
+
+# For a worker: so long a workflow waits for a killed one that has it cached. The default is 10 s; half a second strikes
+# healthy workers under load.
+STICKY_TIMEOUT = timedelta(seconds=1)
 
 
 class PatientThreads(ThreadPoolExecutor):
@@ -74,6 +81,8 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
         status = main()
     except SystemExit as request:  # from argparse, which has said why
         status = request.code if isinstance(request.code, int) else int(request.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:

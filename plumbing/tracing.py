@@ -1,6 +1,7 @@
 """Traces of workflows by OpenTelemetry: one trace from the start through the steps and their attempts.
 
 The standard `OTEL_*` environment says where spans go: https://opentelemetry.io/docs/languages/sdk-configuration/.
+A program has to end by `run_and_exit`, or its last spans are lost.
 """
 
 from __future__ import annotations

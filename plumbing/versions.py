@@ -32,4 +32,6 @@ def read_version(arguments: argparse.Namespace) -> WorkerDeploymentConfig | None
             problem = "is missing: a version needs both" if value is None else f"must match {rule}, not {value!r}"
             raise ValueError(f"--{name.replace('_', '-')} {problem}")
     version = WorkerDeploymentVersion(arguments.deployment, arguments.build_id)
-    return WorkerDeploymentConfig(version, True, VersioningBehavior.PINNED)
+    return WorkerDeploymentConfig(
+        version, use_worker_versioning=True, default_versioning_behavior=VersioningBehavior.PINNED
+    )

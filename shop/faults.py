@@ -68,7 +68,7 @@ class Fault:
             ReplyLost: for `lost_reply`.
         """
         if self.kind == "lost_reply":
-            raise ReplyLost("no reply in time; the call may have taken effect")
+            raise ReplyLost("no reply in time; whether the call took effect is not known")
         if self.kind == "crash_after":
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -21,8 +21,8 @@ from activities import activities_of
 from comparison.stage.processes import Server, wait_until
 from plumbing.admission import Admission
 from plumbing.connection import add_search_attribute
+from plumbing.process import STICKY_TIMEOUT
 from plumbing.starting import start_once
-from run_worker import STICKY_TIMEOUT
 from run_workflow import not_completed
 from shop.errors import ServiceUnavailable
 from shop.faults import Fault, FaultPlan, PlannedFault, parse_faults

@@ -61,6 +61,26 @@ class ParcelWorkflow:
         return sum(box.weight_grams for box in parcel.boxes) * priority
 
 
+@dataclass(frozen=True)
+class Letter:
+    """The input of a third workflow, with a check that does not foresee everything."""
+
+    address: str | None = None
+
+    def check(self) -> None:
+        if len(self.address) > 20:  # type: ignore[arg-type]  # a TypeError for None
+            raise ValueError("address: must have at most 20 characters")
+
+
+@workflow.defn(sandboxed=False)
+class LetterWorkflow:
+    """A third workflow on the same worker."""
+
+    @workflow.run
+    async def run(self, letter: Letter) -> str | None:
+        return letter.address
+
+
 def payload(content: bytes, encoding: bytes = b"json/plain", **metadata: bytes) -> Payload:
     return Payload(metadata={"encoding": encoding, **metadata}, data=content)
 
@@ -145,18 +165,20 @@ BAD_ARGUMENTS: dict[str, tuple[list[Payload], str]] = {
 }
 
 
+WEIGHT = "Parcel.boxes[0].weight_grams"
 BAD_PARCELS: dict[str, tuple[list[Payload], str]] = {
-    "a fraction": ([parcel_with([{"weight_grams": 1.5}]), ONE], "a fraction or a boolean"),
-    "a whole number with a point": ([parcel_with([{"weight_grams": 2.0}]), ONE], "a fraction or a boolean"),
-    "true for a number": ([parcel_with([{"weight_grams": True}]), ONE], "a fraction or a boolean"),
+    "a fraction": ([parcel_with([{"weight_grams": 1.5}]), ONE], f"{WEIGHT}: must be int, not 1.5"),
+    "a whole number with a point": ([parcel_with([{"weight_grams": 2.0}]), ONE], f"{WEIGHT}: must be int, not 2.0"),
+    "true for a number": ([parcel_with([{"weight_grams": True}]), ONE], f"{WEIGHT}: must be int, not true"),
     "a number for a boolean": ([parcel_with([{"weight_grams": 1, "is_fragile": 1}]), ONE], "was <class 'int'>"),
     "text for a number": ([parcel_with([{"weight_grams": "7"}]), ONE], "was <class 'str'>"),
     "a field that lacks": ([as_json({"parcel_id": "p"}), ONE], "boxes"),
+    "a key twice": ([payload(b'{"parcel_id": "p", "boxes": [], "parcel_id": "q"}'), ONE], "twice in the same object"),
     "null": ([as_json(None), ONE], "NoneType"),
     "binary/null": ([payload(b"", b"binary/null"), ONE], "must be Parcel, not NoneType"),
     "broken JSON": ([BROKEN, ONE], "could not be converted"),
     "one argument": ([parcel_with([])], "takes 2 argument(s) (parcel, priority), not 1"),
-    "a fraction for the second argument": ([parcel_with([]), as_json(1.5)], "a fraction or a boolean"),
+    "a fraction for the second argument": ([parcel_with([]), as_json(1.5)], "int: must be int, not 1.5"),
     "null for the second argument": ([parcel_with([]), payload(b"", b"binary/null")], "must be int, not NoneType"),
     "three arguments": ([parcel_with([]), ONE, ONE], "takes 2 argument(s) (parcel, priority), not 3"),
 }
@@ -168,7 +190,7 @@ async def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> As
     stage = await make_stage(server, tmp_path_factory.mktemp("admission"))
     await add_search_attribute(stage.client, ORDER_STATUS)
     shop = Shop(stage.data)
-    async with serve(stage.client, shop, workflows=[OrderWorkflow, ParcelWorkflow]):
+    async with serve(stage.client, shop, workflows=[OrderWorkflow, ParcelWorkflow, LetterWorkflow]):
         yield stage
     shop.close()
 
@@ -224,6 +246,15 @@ async def test_the_input_of_any_other_workflow_is_taken_as_it_was_sent_or_refuse
     arguments, reason = BAD_PARCELS[case]
 
     handle = await start(served, arguments, "ParcelWorkflow", f"parcel {case}")
+
+    await assert_refused(served, handle, reason)
+
+
+@pytest.mark.parametrize(("document", "reason"), [({}, "NoneType"), ({"address": "x" * 21}, "at most 20")])
+async def test_input_that_fails_its_own_check_is_refused_whatever_the_check_raises(
+    document: object, reason: str, served: Stage
+) -> None:
+    handle = await start(served, [as_json(document)], "LetterWorkflow", f"letter {reason}")
 
     await assert_refused(served, handle, reason)
 

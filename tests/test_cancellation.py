@@ -25,10 +25,12 @@ from counter import (
     wait_for_event,
 )
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from comparison.stage.processes import wait_until
 from plumbing.connection import add_search_attribute
+from run_workflow import run_order
 from shop.faults import parse_faults
 from shop.ledger import read_ledger
 from shop.orders import Status
@@ -77,6 +79,24 @@ async def test_a_cancel_in_a_step_ends_the_order_and_its_late_effect_is_refused_
     assert attempts_of(ledger, order, step) == [late]
     assert voids_of(ledger, order) == voids
     assert_nothing_held(ledger, order)
+
+
+async def test_a_server_that_refuses_to_say_what_a_cancelled_order_was_given_back_ends_its_line(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, hold = make_order("untold"), Hold(step="process_payment")
+    handle = await counter.start_held(order, hold)
+    await handle.cancel()
+    await counter.end_of(handle, order)
+    hold.released.set()
+
+    async def refuse(*arguments: object, **options: object) -> None:
+        raise RPCError("busy", RPCStatusCode.RESOURCE_EXHAUSTED, b"")
+
+    monkeypatch.setattr(WorkflowHandle, "describe", refuse)
+    outcome = await run_order(counter.stage.client, order, wait=True)
+
+    assert (outcome.status, outcome.detail) == (Status.UNKNOWN, "the server refuses: busy")
 
 
 async def test_a_cancel_after_the_stock_was_taken_is_too_late_although_the_workflow_does_not_know(

@@ -45,8 +45,9 @@ from test_starting import start_pausing_server
 from comparison.stage.processes import ROOT, Worker
 from plumbing.connection import add_search_attribute, connect
 from plumbing.process import _shorten_expected_failure
-from plumbing.starting import describe, what_for
+from plumbing.starting import describe
 from plumbing.versions import read_version
+from plumbing.waiting import what_for
 from run_worker import main
 from run_workflow import run_order
 from shop.faults import parse_faults
@@ -257,7 +258,7 @@ async def test_without_a_current_version_orders_wait_and_who_waits_is_told_so(st
         end = await end_of(stage.client, handle, NEW)
 
     assert answer == (
-        f"no worker without a version listens on task queue {TASK_QUEUE}, or all are busy;"
+        f"no worker without a version listens on task queue {TASK_QUEUE}, all are busy, or a killed one still holds it;"
         " no version is current: temporal worker deployment set-current-version"
     )
     assert end == COMPLETED
@@ -278,8 +279,8 @@ async def test_an_order_whose_version_has_no_worker_left_waits_until_it_is_moved
             end = await end_of(stage.client, handle, OLD)
 
     assert answer.endswith(
-        f": no worker of orders.v1, where it is pinned, listens on task queue {TASK_QUEUE}, or all are busy;"
-        " temporal workflow update-options moves it"
+        f": no worker of orders.v1, where it is pinned, listens on task queue {TASK_QUEUE}, all are busy,"
+        " or a killed one still holds it; temporal workflow update-options moves it"
     )
     assert end == COMPLETED
     assert await pinned_to(stage, OLD) == "v2"

@@ -46,7 +46,7 @@ from comparison.stage.processes import (
 from examples.codec_endpoint import MAX_BODY_BYTES, CodecEndpoint, main
 from plumbing.connection import NoConnection, add_search_attribute, connect
 from plumbing.encryption import ENCRYPTED, KEY_ID, Encryption, key_id_of, read_keys
-from plumbing.starting import what_for
+from plumbing.waiting import what_for
 from run_workflow import run_order
 from shop.faults import FaultPlan, parse_faults
 from shop.orders import Outcome, Status

@@ -40,6 +40,12 @@ def test_an_error_that_nobody_foresaw_is_shown_and_ends_with_1() -> None:
     assert "ZeroDivisionError" in ended.stderr
 
 
+def test_an_interrupted_process_says_so_and_shows_no_traceback() -> None:
+    ended = run("import os, signal\nrun_and_exit(lambda: os.kill(os.getpid(), signal.SIGINT))")
+
+    assert (ended.returncode, ended.stderr) == (1, "interrupted\n")
+
+
 def test_work_waits_for_a_thread_where_there_is_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = PatientThreads(8)
 

@@ -19,9 +19,11 @@ from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, Unp
 from temporalio.client import Client
 
 import plumbing.starting
+import plumbing.waiting
 from comparison.stage.processes import Server, wait_until
 from plumbing.connection import add_search_attribute
-from plumbing.starting import IdTaken, saying_what_for, start_once, what_for
+from plumbing.starting import IdTaken, start_once
+from plumbing.waiting import saying_what_for, what_for
 from run_workflow import run_order
 from shop.faults import parse_faults
 from shop.orders import Order, Outcome, Status
@@ -38,7 +40,7 @@ class ParcelsWorkflow:
         """Take any number."""
 
 
-NOBODY = f"no worker listens on task queue {TASK_QUEUE}, or all are busy"
+NOBODY = f"no worker listens on task queue {TASK_QUEUE}, all are busy, or a killed one still holds it"
 
 
 async def start_by_command(stage: Stage, content: str, *options: str, type: str = "OrderWorkflow") -> None:
@@ -214,8 +216,8 @@ async def test_what_is_waited_for_is_said_after_a_while_and_again_and_not_after_
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(plumbing.starting, "FIRST_SECONDS", 0.1)
-    monkeypatch.setattr(plumbing.starting, "NEXT_SECONDS", 0.1)
+    monkeypatch.setattr(plumbing.waiting, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(plumbing.waiting, "NEXT_SECONDS", 0.1)
     await start(stage.client, ORDER)
 
     async with saying_what_for(stage.client, "order-1"):

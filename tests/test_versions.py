@@ -209,6 +209,9 @@ async def test_an_order_ends_in_the_same_way_in_both_versions(name: str, played:
         assert_done_once(ledger, other_content(order))
     else:
         assert_nothing_held(ledger, order)
+        is_charged = name in {charge.order_id for charge in ledger.charges}
+        given_back = f"{order.total} refunded" if is_charged else "nothing was charged"
+        assert played.outcomes[name].detail.endswith(f"; {given_back}")
 
 
 async def test_an_order_that_is_run_again_ends_in_the_same_way_and_is_charged_once(played: Played) -> None:

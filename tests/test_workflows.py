@@ -100,7 +100,10 @@ async def test_an_order_that_failed_is_not_run_again_by_a_clients_retry_policy(c
 
     failure = await failure_after_one_run(handle)
 
-    assert failure == ("OrderFailed", "ServiceUnavailable: the service is unavailable (inventory)")
+    assert failure == (
+        "OrderFailed",
+        "ServiceUnavailable: the service is unavailable (inventory); nothing was charged",
+    )
     assert len(counter.attempts(order, "validate_inventory")) == FEW_ATTEMPTS.maximum_attempts
     assert_nothing_held(counter.ledger(), order)
 
@@ -137,7 +140,7 @@ async def test_a_step_that_is_failed_by_hand_ends_the_order_with_the_reason_that
     failure = await failure_after_one_run(handle)
     hold.released.set()
 
-    assert failure == ("OrderFailed", "the bank is gone")
+    assert failure == ("OrderFailed", "the bank is gone; nothing was charged")
     assert_nothing_held(counter.ledger(), order)
 
 

@@ -95,7 +95,7 @@ class Attempts:
             with self._recorded(step, order_id, number, deadline):
                 raise ServiceUnavailable(f"the call was not sent: {error}") from error
         time.sleep(max(0.0, deadline - time.monotonic()))
-        raise ReplyLost(f"no reply within {storage.CALL_TIMEOUT_SECONDS:g} s; the call may still take effect")
+        raise ReplyLost(f"no reply within {storage.CALL_TIMEOUT_SECONDS:g} s; whether it took effect is not known")
 
     @contextmanager
     def _recorded(self, step: str, order_id: str, number: int, deadline: float) -> Iterator[None]:

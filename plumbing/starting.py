@@ -73,7 +73,8 @@ async def _refuse_another(client: Client, run: Any, argument: object, first_run:
     started = event.workflow_execution_started_event_attributes
     if started.cron_schedule:
         raise IdTaken(f"{first_run.id} runs on a cron schedule, and so has no end; it was left alone")
-    # As `Client.start_workflow` finds it; there is no public way.
+    # As `Client.start_workflow` finds it; there is no public way. (`WorkflowAlreadyStartedError.workflow_type` is what
+    # was asked for, whatever its description says.)
     declared = workflow._Definition.must_from_run_fn(run)
     context = WorkflowSerializationContext(client.namespace, first_run.id)
     try:

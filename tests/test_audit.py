@@ -153,6 +153,21 @@ def test_an_order_fails_though_it_was_refused_only_if_the_refusal_came_too_late(
     assert violations == [("I7", "printed failed, but it was refused")] * is_false
 
 
+@pytest.mark.parametrize(("outcome", "is_false"), [("started", False), ("ok", True)])
+def test_an_attempt_that_stayed_open_in_an_outage_may_have_been_the_refusal(
+    shop: Shop, outcome: str, is_false: bool
+) -> None:
+    ledger = do(shop, DECLINED, "validate pay void_charge")
+    attempts = [replace(row, outcome=outcome) if row.step == "process_payment" else row for row in ledger.attempts]
+
+    violations = found(
+        audit([DECLINED], replace(ledger, attempts=tuple(attempts)), lines(ledger, REJECTED, order_id="2"))
+    )
+
+    assert ("I7", "printed rejected, but nothing was refused") in violations or not is_false
+    assert violations == [] or is_false
+
+
 def test_the_orders_that_violations_are_planted_into_are_clean() -> None:
     assert clean_world((), NO_LEDGER, ()).violations() == set()
 

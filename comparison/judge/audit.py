@@ -209,7 +209,9 @@ def _objection(account: Account, status: Status) -> str:
     may never have reached the log. A step that has used up its attempts has failed, whatever they were logged as.
     """
     if status is Status.REJECTED and not account.refusals:
-        return "nothing was refused"
+        # In an outage of the log, the attempt that was refused may have stayed open.
+        is_open = any(attempt.outcome == "started" for attempt in account.attempts)
+        return "" if is_open else "nothing was refused"
     tried = [attempt for attempt in account.attempts if attempt.step in DECISIVE_STEPS]
     is_used_up = max(Counter(attempt.step for attempt in tried).values(), default=0) >= FEW_ATTEMPTS.maximum_attempts
     if status is not Status.FAILED or not tried or is_used_up or _had_no_answer(account):

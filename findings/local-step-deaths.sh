@@ -6,8 +6,8 @@
 #   and an attempt that its worker does not survive is one of `maximum_attempts`.
 # Seen: the results of local activities reach the server with the workflow task that they run in. A worker that dies
 #   in the second takes the first with it: the charge is made again each time, and the second is at its first attempt
-#   each time, for ever. As activities: one charge, and after two deaths the order gives up and refunds. Steps that
-#   have an effect, or may kill, are no local ones.
+#   each time, four deaths long. As activities: one charge, and after two deaths the order gives up and refunds. Steps
+#   that have an effect, or may kill, are no local ones.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT

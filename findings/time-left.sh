@@ -4,7 +4,7 @@
 #
 # Expected: an order that computes `left = deadline - workflow.now()` and hands it on gets a time-out at once when
 #   nothing is left, as `asyncio.sleep` returns at once: its `except` runs, and the order ends.
-# Seen: a step with a `schedule_to_close_timeout` of zero has no limit, and is tried for ever. With less than zero the
+# Seen: a step with a `schedule_to_close_timeout` of zero has no limit, and is tried on. With less than zero the
 #   server refuses the workflow task, so the order stays open, and the history says why; so does `workflow.sleep`, while
 #   `asyncio.sleep` returns. `workflow.wait_condition(..., timeout=0)` raises TimeoutError although its condition
 #   is true.

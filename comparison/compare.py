@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _compare(scenarios: Sequence[Scenario], directory: Path, arguments: argparse.Namespace) -> bool:
     with make_progress() as progress:
         if not progress.disable and len(scenarios) > 1:
-            progress.console.print(f"{len(scenarios)} scenarios in every version: about a minute. Ctrl-C ends it.")
+            progress.console.print(f"{len(scenarios)} scenarios in all versions: half a minute or so. Ctrl-C ends it.")
         task, at_work = progress.add_task("starting a server", total=len(scenarios)), list[str]()
 
         def begun(scenario: Scenario) -> None:

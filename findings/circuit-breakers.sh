@@ -9,7 +9,7 @@
 #   succeeded when the coroutine is made. Half-open, aiobreaker and purgatory let all five calls through that arrive
 #   before the first one ends. aiobreaker counts no time-out of `asyncio.wait_for` around it, which is a cancellation
 #   inside: a bank that hangs never opens it. purgatory counts it.
-# Pages: https://github.com/danielfm/pybreaker https://aiobreaker.netlify.app https://mardiros.github.io/purgatory/
+# Pages: https://github.com/danielfm/pybreaker https://github.com/arlyon/aiobreaker https://mardiros.github.io/purgatory
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

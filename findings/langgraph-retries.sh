@@ -4,7 +4,7 @@
 #
 # Expected: by default a node is tried again after an error that may pass (a connection, a time-out, a status of 5xx),
 #   and not after one that is final; of the statuses that requests and httpx raise, the page names those of 5xx alone.
-# Settings: https://docs.langchain.com/oss/python/langgraph/use-graph-api#add-retry-policies
+# Settings: https://langchain-ai.github.io/langgraph/how-tos/node-retries
 # Seen: so it is with httpx. With requests every status is retried, the 402 of a declined card, too, since a response
 #   that is no success counts as false; and ConnectionError and Timeout are not, since they are OSErrors, as is Python's
 #   TimeoutError. An error of one's own or of an SDK is retried, a decline included. State `retry_on`.

@@ -5,7 +5,8 @@
 # Expected: `stripe.max_network_retries` is 2, so a charge whose reply is lost is sent three times with one idempotency
 #   key, by StripeClient as by the older module; a rate limit (429) is retried, and half a reply is a lost one.
 # Seen: StripeClient sends it once, unless it is given `max_network_retries` itself; the module's setting does not
-#   reach it, at 2 as at 5. Who changes from the module to the client loses the retries. Where there are retries the key
+#   reach it, at 2 as at 5. Its page says that they can be
+#   enabled, the module has them: who changes to the client loses them. Where there are retries the key
 #   is one. A 429 is not retried; half a reply is, or not, by the HTTP library underneath: httpx, not requests.
 # Settings: https://github.com/stripe/stripe-python#configuring-automatic-retries
 set -euo pipefail

@@ -223,6 +223,26 @@ async def test_a_program_whose_start_is_cancelled_is_known_and_can_be_killed(tmp
         assert not program.is_running
 
 
+async def test_a_kill_is_done_when_its_process_is_gone_though_somebody_has_started_another(tmp_path: Path) -> None:
+    program = Program(tmp_path / "program", clean_environment(), "-c", "import time; time.sleep(60)")
+    await program.start()
+    killed = program.pid
+
+    async def restart() -> None:
+        await program.wait()
+        await program.start()
+
+    restarting = asyncio.create_task(restart())
+    await asyncio.sleep(0)  # It waits: so it sees the end first.
+    await asyncio.wait_for(program.kill(), 10)
+    await restarting
+    is_running, restarted = program.is_running, program.pid
+    await program.kill()
+
+    assert (is_running, restarted != killed) == (True, True)
+    assert [entry.status for entry in program.log] == [None, -signal.SIGKILL, None, -signal.SIGKILL]
+
+
 async def test_a_server_hands_out_one_client_which_outlives_a_restart(own_server: Server) -> None:
     client = await own_server.client()
     files = len(os.listdir("/dev/fd"))

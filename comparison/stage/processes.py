@@ -152,10 +152,12 @@ class Program:
             NotInTime: if it does not end.
         """
         assert self.process is not None, "start it first"
-        await wait_until(lambda: not self.is_running, f"{self.name} ends", timeout_seconds)
-        status = self.process.returncode
-        self.started.discard(self)
-        if self.log[-1].status is None:
+        process = self.process
+        await wait_until(lambda: process.poll() is not None, f"{self.name} ends", timeout_seconds)
+        status = process.returncode
+        # Not where somebody else has waited, too, and has started it again.
+        if process is self.process and self.log[-1].status is None:
+            self.started.discard(self)
             how = "killed" if status == -signal.SIGKILL else "ends"
             self.log.append(LogEntry(time.time(), f"{self.name} {how}", status))
         return status

@@ -26,6 +26,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from plumbing.connection import NoConnection, connect
+from plumbing.encryption import KeyMissing
 from plumbing.process import log_to_stderr, run_and_exit
 from plumbing.starting import OPEN, IdTaken, describe, start_once
 from run_workflow import not_completed
@@ -83,6 +84,8 @@ async def answer_of(request: Request, ask: Callable[[Client], Awaitable[T]]) -> 
 
     try:
         return await asyncio.wait_for(ask_when_connected(), ANSWER_SECONDS)
+    except KeyMissing as error:
+        raise HTTPException(503, str(error)) from error
     except (asyncio.TimeoutError, RPCError) as error:
         if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
             raise HTTPException(404, "the server knows no such order, or not any more") from error

@@ -16,7 +16,7 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from plumbing.converters import refuse
+from plumbing.converters import Undecodable, refuse
 
 
 class Admission(Interceptor):
@@ -48,6 +48,8 @@ class _Door(WorkflowInboundInterceptor):
         # Optional parameters do not help: if one is left out, the SDK decodes none by its type.
         if len(input.args) != len(declared):
             refuse(TypeError(f"takes {len(declared)} argument(s) ({', '.join(declared)}), not {len(input.args)}"))
+        if any(isinstance(argument, Undecodable) for argument in input.args):
+            refuse(TypeError("an argument cannot be decoded"))
         # A workflow that is replayed was accepted before, perhaps by rules that were less strict.
         if not workflow.unsafe.is_replaying():
             for argument in input.args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn
 
 from temporalio.api.common.v1 import Payload
@@ -23,6 +23,8 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 from temporalio.exceptions import ApplicationError
+
+MAX_REASONS, MAX_CHARACTERS = 5, 2_000
 
 
 class StrictPayloadConverter(DefaultPayloadConverter):
@@ -54,13 +56,16 @@ class _ForWorkflows(StrictPayloadConverter):
             if (is_dataclass(hint) or hint in (bool, float, int, str)) and not isinstance(value, hint):
                 raise TypeError(f"must be {hint.__name__}, not {type(value).__name__}")
             if hint and is_json:
-                sent = json.loads(payload.data, object_pairs_hook=_object_of)
-                _refuse_changed(sent, json.loads(self.to_payload(value).data), getattr(hint, "__name__", str(hint)))
+                _refuse_changed(json.loads(payload.data, object_pairs_hook=_object_of), value, type(value).__name__)
             return value
         except Exception as error:  # Converters and classes may raise any.
             if hint is None:
-                return RawValue(payload)
+                return Undecodable(payload)
             refuse(error)
+
+
+class Undecodable(RawValue):
+    """What cannot be decoded, where no type is declared. `Admission` refuses it."""
 
 
 class _ForStepsAlone(StrictPayloadConverter):
@@ -83,28 +88,43 @@ class PlainFailureConverter(DefaultFailureConverter):
 
 
 def refuse(error: BaseException) -> NoReturn:
-    """Fail the workflow for good, whatever retry policy it was started with."""
-    name, reasons, cause = type(error).__name__, [str(error)], error.__cause__
-    while cause:
-        reasons, cause = [*reasons, *([] if str(cause) in reasons[-1] else [str(cause)])], cause.__cause__
-    raise ApplicationError(": ".join(reasons), type=name, non_retryable=True) from None
+    """Fail the workflow for good, whatever retry policy it was started with; say why, and what that comes from."""
+    reasons, cause = [_text_of(error)], error.__cause__
+    while cause and len(reasons) < MAX_REASONS:  # A chain of causes may lead back to where it began.
+        reasons, cause = [*reasons, _text_of(cause)], cause.__cause__
+    told = ": ".join(text for place, text in enumerate(reasons) if not place or text not in reasons[place - 1])
+    # The server takes no message of megabytes, and an error may quote what was sent.
+    raise ApplicationError(told[:MAX_CHARACTERS], type=type(error).__name__, non_retryable=True) from None
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # An error of the user's may fail to say what it is.
+        return type(error).__name__
 
 
 def _object_of(members: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
     """Make a JSON object in which no key stands twice: one reader would take the first, another the last."""
-    document = dict(members)
-    if len(document) < len(members):
-        raise ValueError(f"a key stands twice in the same object: {', '.join(name for name, _ in members)}")
+    document: dict[str, Any] = {}
+    for name, value in members:
+        if name in document:
+            raise ValueError(f"{name}: stands twice in the same object")
+        document[name] = value
     return document
 
 
-def _refuse_changed(sent: Any, kept: Any, where: str) -> None:  # Any: JSON
-    """Refuse a number that was not kept as it was sent. What was not kept at all counts as unknown."""
-    if isinstance(sent, dict) and isinstance(kept, dict):
-        for name in filter(kept.__contains__, sent):
-            _refuse_changed(sent[name], kept[name], f"{where}.{name}")
-    elif isinstance(sent, list) and isinstance(kept, list):
-        for index, (sent_item, kept_item) in enumerate(zip(sent, kept, strict=False)):
-            _refuse_changed(sent_item, kept_item, f"{where}[{index}]")
-    elif isinstance(kept, int) and type(sent) is not type(kept):
+def _refuse_changed(sent: Any, kept: Any, where: str) -> None:  # Any: JSON, and what the SDK has made of it
+    """Refuse a fraction that was cut, and a boolean that was taken for a number, wherever they stand."""
+    if is_dataclass(kept) and isinstance(sent, dict):
+        for field in fields(kept):
+            if field.name in sent:
+                _refuse_changed(sent[field.name], getattr(kept, field.name), f"{where}.{field.name}")
+    elif isinstance(sent, dict) and isinstance(kept, dict):
+        for (name, value), kept_value in zip(sent.items(), kept.values(), strict=False):
+            _refuse_changed(value, kept_value, f"{where}.{name}")
+    elif isinstance(sent, list) and isinstance(kept, (list, tuple)):
+        for index, (value, kept_value) in enumerate(zip(sent, kept, strict=False)):
+            _refuse_changed(value, kept_value, f"{where}[{index}]")
+    elif isinstance(sent, (float, bool)) and isinstance(kept, (int, float)) and type(sent) is not type(kept):
         raise ValueError(f"{where}: must be {type(kept).__name__}, not {json.dumps(sent)}")

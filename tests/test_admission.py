@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from decimal import Decimal
+from enum import IntEnum
 from typing import Any, TypeAlias
 
 import pytest
@@ -61,6 +63,11 @@ class ParcelWorkflow:
         return sum(box.weight_grams for box in parcel.boxes) * priority
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
 @dataclass(frozen=True)
 class Letter:
     """The input of a third workflow, with a check that does not foresee everything."""
@@ -69,7 +76,12 @@ class Letter:
 
     def check(self) -> None:
         if len(self.address) > 20:  # type: ignore[arg-type]  # a TypeError for None
-            raise ValueError("address: must have at most 20 characters")
+            error = ValueError("address: must have at most 20 characters")
+            raise error from error
+        if self.address == "long":
+            raise ValueError("address: is long " * 200_000)
+        if self.address == "mute":
+            raise Mute
 
 
 @workflow.defn(sandboxed=False)
@@ -79,6 +91,47 @@ class LetterWorkflow:
     @workflow.run
     async def run(self, letter: Letter) -> str | None:
         return letter.address
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+@dataclass(frozen=True)
+class Everything:
+    """The input of a fourth workflow: fields of many kinds."""
+
+    numbers: list[int] = field(default_factory=list)
+    named: dict[str, int] = field(default_factory=dict)
+    some: set[int] = field(default_factory=set)
+    pair: tuple[int, ...] = ()
+    box: Box | None = None
+    colour: Colour | None = None
+    count: int | None = None
+    price: float | None = None
+    patience: timedelta = timedelta(days=1)
+    total: Decimal = Decimal("1.5")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", self.count or 0)
+
+
+@workflow.defn(sandboxed=False)
+class EverythingWorkflow:
+    """A fourth workflow on the same worker."""
+
+    @workflow.run
+    async def run(self, everything: Everything | None) -> str:
+        return "taken"
+
+
+@workflow.defn(sandboxed=False)
+class UntypedWorkflow:
+    """A workflow that does not say what it takes."""
+
+    @workflow.run
+    async def run(self, anything) -> str:  # type: ignore[no-untyped-def]  # on purpose
+        return "taken"
 
 
 def payload(content: bytes, encoding: bytes = b"json/plain", **metadata: bytes) -> Payload:
@@ -184,13 +237,16 @@ BAD_PARCELS: dict[str, tuple[list[Payload], str]] = {
 }
 
 
+WORKFLOWS = (OrderWorkflow, ParcelWorkflow, LetterWorkflow, EverythingWorkflow, UntypedWorkflow)
+
+
 @pytest.fixture(scope="module")
 async def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Serve two types of workflows from this process."""
     stage = await make_stage(server, tmp_path_factory.mktemp("admission"))
     await add_search_attribute(stage.client, ORDER_STATUS)
     shop = Shop(stage.data)
-    async with serve(stage.client, shop, workflows=[OrderWorkflow, ParcelWorkflow, LetterWorkflow]):
+    async with serve(stage.client, shop, workflows=WORKFLOWS):
         yield stage
     shop.close()
 
@@ -250,13 +306,60 @@ async def test_the_input_of_any_other_workflow_is_taken_as_it_was_sent_or_refuse
     await assert_refused(served, handle, reason)
 
 
-@pytest.mark.parametrize(("document", "reason"), [({}, "NoneType"), ({"address": "x" * 21}, "at most 20")])
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ({}, "NoneType"),
+        ({"address": "x" * 21}, "at most 20"),
+        ({"address": "long"}, "is long"),
+        ({"address": "mute"}, "Mute"),
+    ],
+)
 async def test_input_that_fails_its_own_check_is_refused_whatever_the_check_raises(
     document: object, reason: str, served: Stage
 ) -> None:
     handle = await start(served, [as_json(document)], "LetterWorkflow", f"letter {reason}")
 
     await assert_refused(served, handle, reason)
+
+
+@pytest.mark.parametrize(
+    ("document", "where"),
+    [
+        ({"numbers": [1, 1.5]}, "Everything.numbers[1]: must be int, not 1.5"),
+        ({"named": {"a": True}}, "Everything.named.a: must be int, not true"),
+        ({"pair": [1.5]}, "Everything.pair[0]: must be int, not 1.5"),
+        ({"box": {"weight_grams": 1.5}}, "Everything.box.weight_grams: must be int, not 1.5"),
+        ({"count": 1.5}, "Everything.count: must be int, not 1.5"),
+        ({"price": True}, "Everything.price: must be float, not true"),
+    ],
+)
+async def test_a_number_that_is_none_is_named_wherever_it_stands(document: object, where: str, served: Stage) -> None:
+    handle = await start(served, [as_json(document)], "EverythingWorkflow", f"everything {where}")
+
+    await assert_refused(served, handle, where)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        {},
+        {"count": None},
+        {"price": 7, "colour": 1, "some": [3, 1, 2], "named": {"b": 1, "a": 2}, "pair": [1, 2], "box": None},
+        {"numbers": [], "unknown": {"numbers": [1.5]}},
+    ],
+)
+async def test_good_input_of_any_kind_is_taken(document: object, served: Stage) -> None:
+    handle = await start(served, [as_json(document)], "EverythingWorkflow", f"good {document}")
+
+    assert await asyncio.wait_for(handle.result(), LIMIT_SECONDS) == "taken"
+
+
+async def test_what_cannot_be_decoded_is_refused_also_where_no_type_is_declared(served: Stage) -> None:
+    handle = await start(served, [BROKEN], "UntypedWorkflow", "untyped")
+
+    await assert_refused(served, handle, "an argument cannot be decoded")
 
 
 @pytest.mark.parametrize(

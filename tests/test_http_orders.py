@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import signal
 import time
@@ -14,10 +15,11 @@ from typing import Any
 
 import pytest
 from conftest import Stage, make_order, make_stage
-from counter import assert_done_once, serving
+from counter import assert_done_once, serving, start
 
 from comparison.stage.processes import Program, Server, free_port
 from examples.http_orders import main
+from plumbing.connection import connect
 from shop.orders import Order
 from shop.parsing import MAX_LINE_BYTES
 
@@ -119,6 +121,18 @@ async def test_the_same_order_many_times_at_once_is_one_order_and_other_content_
     assert all(answer.document == accepted(order) for answer in answers)
     assert (refused.status, refused.text) == (409, "order-many runs or ran with other content; it was left alone")
     assert_done_once(web.stage.ledger(), order)
+
+
+async def test_an_order_whose_key_is_not_here_is_answered_with_503_and_the_reason(web: WebServer) -> None:
+    order, keys = make_order("sealed"), web.stage.directory / "keys"
+    keys.write_bytes(base64.b64encode(bytes(32)))
+    client = await connect({**web.stage.settings, "PAYLOAD_KEYS_FILE": str(keys)})
+    await start(client, order)
+
+    answer = await web.post(order)
+
+    assert (answer.status, "is not in PAYLOAD_KEYS_FILE" in answer.text) == (503, True)
+    assert "Traceback" not in web.errors.read_text()
 
 
 @pytest.mark.parametrize(

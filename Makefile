@@ -27,7 +27,7 @@ quick: $(INSTALLED)  ## Run the tests that need no server: about a minute
 
 soak: $(INSTALLED)  ## Kill each version a thousand times at random, under random faults: about half an hour
 	$(RUN) -m tests.proofs.soak --version script --orders 1600 --kills 160 --seed 21
-	$(RUN) -m tests.proofs.soak --version temporal --orders 2600 --kills 420 --seed 22
+	$(RUN) -m tests.proofs.soak --version temporal --orders 2800 --kills 460 --seed 22
 	$(RUN) -m tests.proofs.soak --version durable --orders 1000 --kills 120 --seed 23
 	$(RUN) -m tests.proofs.soak --version durable --store postgres --orders 1000 --kills 120 --seed 23
 

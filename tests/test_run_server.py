@@ -102,10 +102,12 @@ async def test_it_answers_on_the_given_ports_also_when_nobody_can_read_what_it_p
     assert f"Temporal server at {server.address}, UI at http://localhost:{ui_port}\n" in server.errors.read_text()
 
 
-async def test_the_queues_drop_what_they_have_finished_long_before_the_servers_own_half_minute(server: Server) -> None:
-    await (await server.client()).start_workflow("OrderWorkflow", id="order-1", task_queue="nobody-listens")
+async def test_the_queues_drop_what_they_have_finished_long_before_the_servers_own_half_minute(
+    own_server: Server,
+) -> None:
+    await (await own_server.client()).start_workflow("OrderWorkflow", id="order-1", task_queue="nobody-listens")
 
-    with closing(sqlite3.connect(server.database)) as connection:
+    with closing(sqlite3.connect(own_server.database)) as connection:
         await wait_until(lambda: tasks_in(connection) == 0, "both queues are empty", 15)
         (workflows,) = connection.execute("SELECT count(*) FROM executions").fetchone()
 

@@ -121,6 +121,24 @@ def tasks_in(connection: sqlite3.Connection) -> int:
     return int(number)
 
 
+async def test_orders_that_wait_for_a_worker_are_all_in_one_partition_of_the_task_queue(server: Server) -> None:
+    client = await server.client()
+    for number in range(10):
+        await client.start_workflow("OrderWorkflow", id=f"waits-{number}", task_queue="read-by-nobody")
+
+    with closing(sqlite3.connect(server.database)) as connection:
+        await wait_until(lambda: len(partitions_in(connection)) == 10, "all are in the task queue", 15)
+
+        assert set(partitions_in(connection)) == {b"read-by-nobody"}
+
+
+def partitions_in(connection: sqlite3.Connection) -> list[bytes]:
+    """Return, for each task that waits for a worker of that queue, the name of its partition."""
+    rows = connection.execute("SELECT task_queue_id FROM tasks WHERE instr(task_queue_id, CAST('read-by' AS BLOB))")
+    # The name is after a namespace's id, and before a byte for the kind of task.
+    return [bytes(key)[16:-1] for (key,) in rows]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_it_listens_on_this_machine_only(server: Server) -> None:
     assert addresses_listened_on(server.pid) == {"0100007F"}

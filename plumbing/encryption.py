@@ -82,7 +82,7 @@ class Encryption(PayloadCodec, WithSerializationContext):
         try:
             nonce, sealed = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]
             return Payload.FromString(self._ciphers[key_id].decrypt(nonce, sealed, None))
-        except Exception:  # of the cipher, or of the format: it was altered, or never was a payload
+        except Exception:  # It names no key, was altered, or never was a payload.
             # No key will ever open it. The payload converter refuses it by its encoding, like other malformed input.
             return Payload(metadata={"encoding": b"damaged"})
 

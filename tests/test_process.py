@@ -46,6 +46,24 @@ def test_an_interrupted_process_says_so_and_shows_no_traceback() -> None:
     assert (ended.returncode, ended.stderr) == (1, "interrupted\n")
 
 
+@pytest.mark.parametrize(("workflow_id", "whose"), [("order-1", "order-1"), (None, "on its own")])
+def test_an_expected_failure_of_a_step_is_one_line_that_says_whose_it_is(workflow_id: str | None, whose: str) -> None:
+    attempt = {"workflow_id": workflow_id, "activity_type": "process_payment", "attempt": 2}
+    ended = run(
+        "import logging\n"
+        "from temporalio.exceptions import ApplicationError\n"
+        "from plumbing.process import log_to_stderr\n"
+        "log_to_stderr()\n"
+        "try:\n"
+        "    raise ApplicationError('the bank is away')\n"
+        "except ApplicationError:\n"
+        f"    about = {{'temporal_activity': {attempt}}}\n"
+        "    logging.getLogger('temporalio.activity').warning('', exc_info=True, extra=about)"
+    )
+
+    assert ended.stderr.partition("WARNING ")[2] == f"{whose}: process_payment: attempt 2 failed: the bank is away\n"
+
+
 def test_work_waits_for_a_thread_where_there_is_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = PatientThreads(8)
 
